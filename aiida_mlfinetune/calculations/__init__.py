@@ -1,0 +1,1 @@
+"""One CalcJob a file; thin calcfunctions under ``functions``."""

@@ -1,0 +1,1 @@
+"""Calcfunctions: unpack nodes, call ``science``, pack nodes."""

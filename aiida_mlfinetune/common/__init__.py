@@ -1,0 +1,1 @@
+"""Enums, units and errors that every other room uses."""

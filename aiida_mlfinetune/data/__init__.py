@@ -1,0 +1,1 @@
+"""Content-addressed nodes: datasets, models and observables."""

@@ -1,0 +1,1 @@
+"""One parser a file; pure text parsing under ``raw``."""

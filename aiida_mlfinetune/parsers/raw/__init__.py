@@ -1,0 +1,1 @@
+"""Pure functions from the text of output files to arrays and dictionaries."""

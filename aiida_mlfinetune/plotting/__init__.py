@@ -1,0 +1,1 @@
+"""Figures: functions of an axis and arrays."""

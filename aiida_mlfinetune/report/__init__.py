@@ -1,0 +1,1 @@
+"""Nodes to one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""Pure physics and statistics: arrays in, arrays or frozen dataclasses out, no AiiDA."""

@@ -1,0 +1,1 @@
+"""Work chains: they wire processes, and build no data."""
