@@ -8,4 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
 os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
 
-pytest_plugins = ["aiida.tools.pytest_fixtures"]
+pytest_plugins = [
+    "aiida.tools.pytest_fixtures",
+    "tests.fixtures.codes",
+]
