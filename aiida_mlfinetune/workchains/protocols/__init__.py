@@ -24,12 +24,12 @@ class ProtocolMixin:
     @classmethod
     def get_default_protocol(cls) -> str:
         """Return the name of the protocol that is used when none is named."""
-        return _load(cls._PROTOCOL_FILE)["default_protocol"]
+        return load_yaml(cls._PROTOCOL_FILE)["default_protocol"]
 
     @classmethod
     def get_available_protocols(cls) -> dict[str, str]:
         """Return the description of every protocol by its name."""
-        return {name: value["description"] for name, value in _load(cls._PROTOCOL_FILE)["protocols"].items()}
+        return {name: value["description"] for name, value in load_yaml(cls._PROTOCOL_FILE)["protocols"].items()}
 
     @classmethod
     def get_protocol_inputs(
@@ -40,7 +40,7 @@ class ProtocolMixin:
         Raises:
             StudyError: an unknown protocol, or an override of an input that there is not.
         """
-        content = _load(cls._PROTOCOL_FILE)
+        content = load_yaml(cls._PROTOCOL_FILE)
         name = protocol or content["default_protocol"]
         if name not in content["protocols"]:
             raise StudyError(f"unknown protocol {name!r} of {cls.__name__}: choose from {list(content['protocols'])}")
@@ -71,5 +71,6 @@ def merge(
     return merged
 
 
-def _load(name: str) -> dict[str, Any]:
+def load_yaml(name: str) -> dict[str, Any]:
+    """Return the content of the YAML file ``name`` of this package."""
     return yaml.safe_load((resources.files(__package__) / name).read_text(encoding="utf-8"))
