@@ -1,1 +1,20 @@
 """Figures: functions of an axis and arrays."""
+
+from __future__ import annotations
+
+from aiida_mlfinetune.plotting.dynamics import plot_density, plot_energies, plot_temperature
+from aiida_mlfinetune.plotting.style import INK, PALETTE, new_figure, to_svg
+from aiida_mlfinetune.plotting.training import plot_loss, plot_parity, plot_rmse
+
+__all__ = (
+    "INK",
+    "PALETTE",
+    "new_figure",
+    "plot_density",
+    "plot_energies",
+    "plot_loss",
+    "plot_parity",
+    "plot_rmse",
+    "plot_temperature",
+    "to_svg",
+)

@@ -1,0 +1,66 @@
+"""One look for all figures, readable on light and on dark pages."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any, Final
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK: Final = "#6b7280"
+"""Grey of text and axes, legible on white and on black; ``to_svg`` turns it into the colour of the page's text."""
+
+PALETTE: Final = ("#3b82c4", "#e07b39", "#2f9e78", "#b5599d", "#8a8f98")
+"""Blue, orange, green, purple, grey: told apart with any colour vision, on light and dark."""
+
+RC: Final[dict[str, Any]] = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "aiida-mlfinetune",
+}
+
+
+def new_figure(n_columns: int = 1, width: float = 4.4, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``n_columns`` axes side by side, each ``width`` by ``height`` inches."""
+    with rc_context(RC):
+        figure = Figure(figsize=(width * n_columns, height), layout="constrained")
+        axes = [figure.add_subplot(1, n_columns, column + 1) for column in range(n_columns)]
+    return figure, axes
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Return a figure as an SVG element for an HTML page.
+
+    Args:
+        figure: as made by ``new_figure``.
+        name: unique on the page; it keeps the identifiers of several figures apart.
+    """
+    with rc_context(RC):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    return text.replace(INK, "currentColor")
