@@ -11,5 +11,6 @@ os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
 pytest_plugins = [
     "aiida.tools.pytest_fixtures",
     "tests.fixtures.codes",
+    "tests.fixtures.frames",
     "tests.fixtures.models",
 ]

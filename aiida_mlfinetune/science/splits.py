@@ -1,0 +1,195 @@
+"""Training, validation and test sets: seeded, disjoint, and alike in composition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aiida_mlfinetune.common.errors import FramesError
+from aiida_mlfinetune.science.checks import check_no_duplicates
+from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.levels import IntArray
+
+SETS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """How to split.
+
+    Attributes:
+        valid: frames of the validation set: a count, or a fraction of all frames below 1.
+        test: frames of the test set, likewise.
+        train: frames of the training set, likewise; None gives it all that the other sets leave.
+        seed: of the shuffle.
+        min_separation: frames of one source that are closer than this many steps never come to stand in different
+            sets; frames that would are left out. 0 switches this off.
+    """
+
+    valid: float
+    test: float = 0
+    train: float | None = None
+    seed: int = 0
+    min_separation: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            FramesError: negative sizes, counts mixed with fractions, or fractions that add up to more than one.
+        """
+        given = [size for size in (self.train, self.valid, self.test) if size]
+        if any(size < 0 for size in given) or self.train == 0:
+            raise FramesError(f"the sizes of a split must be positive: {self}")
+        fractions = [size for size in given if size < 1]
+        if fractions and len(fractions) != len(given):
+            raise FramesError(f"give the sizes of a split as counts or as fractions, not both: {self}")
+        if not fractions and any(size != int(size) for size in given):
+            raise FramesError(f"counts of frames must be whole numbers: {self}")
+        if sum(fractions) > 1 + 1e-9:
+            raise FramesError(f"the fractions of a split add up to more than one: {self}")
+        if self.min_separation < 0:
+            raise FramesError(f"min_separation is {self.min_separation} steps: give a positive number, or 0")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitSizes:
+        """Build from plain JSON types; unknown names are refused.
+
+        Raises:
+            FramesError: an unknown name, or what ``SplitSizes`` refuses.
+        """
+        known = list(cls.__dataclass_fields__)
+        if unknown := sorted(set(values) - set(known)):
+            raise FramesError(f"unknown entries in the parameters of a split: {unknown}; known: {known}")
+        if "valid" not in values:
+            raise FramesError("the parameters of a split need 'valid', the size of the validation set")
+        return cls(**values)
+
+    def counts(self, n_frames: int) -> dict[str, int]:
+        """Return the number of frames of each set of ``n_frames`` in all.
+
+        Raises:
+            FramesError: more frames are wanted than there are, or none is left for training.
+        """
+        given = {"valid": self.valid, "test": self.test, **({} if self.train is None else {"train": self.train})}
+        counts = {name: round(size * n_frames) if 0 < size < 1 else int(size) for name, size in given.items()}
+        counts.setdefault("train", n_frames - counts["valid"] - counts["test"])
+        if sum(counts.values()) > n_frames:  # fractions round up together at most by one frame a set
+            if self.train is None or self.train >= 1:
+                raise FramesError(f"the split wants {sum(counts.values())} frames ({counts}), but there are {n_frames}")
+            counts["train"] = n_frames - counts["valid"] - counts["test"]
+        if counts["train"] < 1:
+            raise FramesError(f"the split leaves no frame for training: {counts} of {n_frames}")
+        for name, size in given.items():
+            if size > 0 and counts[name] < 1:
+                raise FramesError(f"the fraction {size} of {n_frames} frames leaves the {name} set empty: enlarge it")
+        return {name: counts[name] for name in SETS}
+
+
+def split_frames(frames: Frames, sizes: SplitSizes) -> dict[str, IntArray]:
+    """Return the indices of the training, validation and test set, each in ascending order.
+
+    Every composition (formula and periodicity) gets its share of every set, so that crystal and gas frames are in all
+    of them as far as the numbers allow.
+
+    Raises:
+        FramesError: sizes that do not fit, equal frames (which might stand on both sides), or too few frames that are
+            ``min_separation`` steps apart.
+    """
+    check_no_duplicates(frames)
+    counts = sizes.counts(len(frames))
+    rng = np.random.default_rng(sizes.seed)
+    strata = list(_strata(frames).values())
+    clusters = [_shuffled(_clusters(frames, members, sizes.min_separation), rng) for members in strata]
+    chosen: dict[str, list[int]] = {name: [] for name in SETS}
+    rest = sizes.train is None
+    for name in ("test", "valid") if rest else ("test", "valid", "train"):
+        for own, share in zip(clusters, _shares(clusters, counts[name]), strict=True):
+            _take(own, share, chosen[name])
+        if len(chosen[name]) < counts[name]:
+            raise FramesError(
+                f"{counts[name]} frames are wanted for the {name} set, but only {len(chosen[name])} are at least "
+                f"{sizes.min_separation} steps from those of the other sets: lower 'min_separation', take smaller "
+                "sets, or print frames less often"
+            )
+    if rest:
+        chosen["train"] = [index for own in clusters for cluster in own for index in cluster]
+        if not chosen["train"]:
+            raise FramesError("no frame is left for training: lower 'min_separation' or take smaller sets")
+    return {name: np.array(sorted(indices), dtype=np.int64) for name, indices in chosen.items()}
+
+
+def nested_training_sets(frames: Frames, sizes: Sequence[int], seed: int) -> dict[int, IntArray]:
+    """Return the indices of training sets of the given sizes, each containing the smaller ones.
+
+    Every set holds the compositions in nearly the proportions of all frames.
+
+    Raises:
+        FramesError: a size that is not positive or exceeds the number of frames.
+    """
+    if not sizes or min(sizes) < 1 or max(sizes) > len(frames):
+        raise FramesError(f"the sizes of nested training sets must lie in 1..{len(frames)}: {list(sizes)}")
+    rng = np.random.default_rng(seed)
+    ranks = np.empty(len(frames))
+    for members in _strata(frames).values():
+        shuffled = rng.permutation(members)
+        ranks[shuffled] = (np.arange(len(members)) + rng.uniform()) / len(members)
+    order = np.argsort(ranks, kind="stable")
+    return {int(size): np.sort(order[:size]) for size in sorted(set(sizes))}
+
+
+def _strata(frames: Frames) -> dict[tuple[str, bool], list[int]]:
+    """Return the indices of the frames of each formula and periodicity."""
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for index, formula in enumerate(frames.formulas):
+        groups.setdefault((formula, bool(frames.pbc[index].any())), []).append(index)
+    return groups
+
+
+def _clusters(frames: Frames, members: list[int], min_separation: int) -> list[list[int]]:
+    """Return groups of frames that must stay in one set: chains of one source, steps closer than the separation."""
+    if not min_separation:
+        return [[index] for index in members]
+    clusters: list[list[int]] = []
+    previous: tuple[int, int] | None = None
+    for index in sorted(members, key=lambda i: (int(frames.source_index[i]), int(frames.steps[i]), i)):
+        source, step = int(frames.source_index[index]), int(frames.steps[index])
+        linked = previous is not None and previous[0] == source and 0 <= previous[1] > step - min_separation
+        if linked and step >= 0:
+            clusters[-1].append(index)
+        else:
+            clusters.append([index])
+        previous = (source, step)
+    return clusters
+
+
+def _shuffled(clusters: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
+    return [clusters[index] for index in rng.permutation(len(clusters))]
+
+
+def _shares(clusters: list[list[list[int]]], wanted: int) -> list[int]:
+    """Divide ``wanted`` among the strata by the frames they have left; every stratum gets one if there are enough."""
+    left = np.array([sum(len(cluster) for cluster in own) for own in clusters])
+    total = int(left.sum())
+    if wanted == 0 or total == 0:
+        return [0] * len(clusters)
+    exact = wanted * left / total
+    shares = np.minimum(np.floor(exact).astype(int), left)
+    if wanted >= (left > 1).sum():
+        shares = np.maximum(shares, (left > 1).astype(int))
+    while shares.sum() > wanted:
+        shares[int(np.argmax(np.where(shares > 1, shares - exact, -np.inf)))] -= 1
+    while shares.sum() < min(wanted, total):
+        shares[int(np.argmax(np.where(shares < left, exact - shares, -np.inf)))] += 1
+    return [int(share) for share in shares]
+
+
+def _take(clusters: list[list[int]], wanted: int, chosen: list[int]) -> None:
+    """Move ``wanted`` frames from the clusters to ``chosen``; what is left of a cluster cut in two is dropped."""
+    while wanted > 0 and clusters:
+        cluster = clusters.pop(0)
+        chosen.extend(cluster[:wanted])
+        wanted -= len(cluster[:wanted])
