@@ -17,6 +17,10 @@ __all__ = ("main",)
 
 COMMANDS = {
     "setup": "aiida_mlfinetune.cli.setup:setup",
+    "demo": "aiida_mlfinetune.cli.demo:demo",
+    "run": "aiida_mlfinetune.cli.run:run",
+    "status": "aiida_mlfinetune.cli.status:status",
+    "report": "aiida_mlfinetune.cli.report:report",
 }
 """Where each command lives; a module is imported when its command is called or listed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-__all__ = ("Progress", "last_epoch", "last_step", "seconds_left")
+__all__ = ("Progress", "finished_epochs", "last_step", "seconds_left")
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,16 @@ def last_step(tail: str) -> int | None:
     return None
 
 
-def last_epoch(tail: str) -> int | None:
-    """Return the number of finished epochs from the end of MACE's ``*_train.txt``, one JSON object a line.
+def finished_epochs(text: str) -> tuple[int, int] | None:
+    """Return the finished and the planned epochs from the ``progress.json`` of a training, None while it is unreadable.
 
-    An epoch, counted from 0 by MACE, is finished when its validation (``mode`` is ``eval``) is written; the validation
-    before the first epoch has the epoch null.
+    The file holds ``epoch``, the last validated one counted from 0, and ``max_num_epochs``.
     """
-    for line in reversed(_complete_lines(tail)):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(entry, dict) and entry.get("mode") == "eval" and isinstance(entry.get("epoch"), int):
-            return int(entry["epoch"]) + 1
-    return None
+    try:
+        content = json.loads(text)
+        return int(content["epoch"]) + 1, int(content["max_num_epochs"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def seconds_left(progress: Progress, elapsed: float) -> float | None:

@@ -1,0 +1,101 @@
+"""From a study to the builder of the sublimation work chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiida_mlfinetune.cli.study import Study
+from aiida_mlfinetune.common.errors import StudyError
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+    from aiida.orm import AbstractCode, StructureData
+
+    from aiida_mlfinetune.data.model import MaceModelData
+
+__all__ = ("read_crystal", "study_builder")
+
+
+def study_builder(study: Study) -> ProcessBuilder:
+    """Return the builder of the whole chain for a study.
+
+    Raises:
+        StudyError: a code, model or crystal that cannot be found or read, an unknown protocol or override.
+    """
+    from aiida.plugins import WorkflowFactory
+
+    chain = WorkflowFactory("mlfinetune.sublimation")
+    options: dict[str, Any] = {
+        "temperature_K": study.temperature_K,
+        "pressure_bar": study.pressure_bar,
+        "foundation": None if study.foundation is None else _foundation(study.foundation),
+    }
+    builder = chain.get_builder_from_protocol(
+        cp2k_code=_code(study, "cp2k"),
+        python_code=_code(study, "python"),
+        ipi_code=_code(study, "i-pi"),
+        crystal=read_crystal(study.crystal),
+        protocol=study.protocol,
+        overrides=dict(study.overrides),
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    builder.metadata.label = study.label
+    return builder
+
+
+def read_crystal(path: Path) -> StructureData:
+    """Return the crystal in a file, an existing equal node where there is one.
+
+    Raises:
+        StudyError: ASE cannot read the file, or the structure is not periodic in three directions.
+    """
+    from aiida.orm import StructureData
+    from ase.io import read
+    from ase.io.formats import UnknownFileTypeError
+
+    try:
+        atoms = read(path)
+    except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration, AssertionError, OSError) as error:
+        raise StudyError(
+            f"{path} cannot be read as a structure ({type(error).__name__}: {error}): use a format that ASE knows, such "
+            "as CIF, POSCAR or extended XYZ"
+        ) from error
+    if not all(atoms.pbc) or abs(atoms.cell.volume) < 1.0:
+        raise StudyError(f"{path} holds no crystal: it is not periodic in three directions, or its cell has no volume")
+    return StructureData(ase=atoms)
+
+
+def _code(study: Study, program: str) -> AbstractCode:
+    from aiida.common.exceptions import MultipleObjectsError, NotExistent
+    from aiida.orm import load_code
+
+    label = study.code(program)
+    try:
+        return load_code(label)
+    except (NotExistent, MultipleObjectsError, ValueError) as error:
+        raise StudyError(
+            f"there is no code {label!r} for {program}: run `aiida-mlfinetune setup`, or name another one under `codes` "
+            f"(`verdi code list` shows them); {error}"
+        ) from error
+
+
+def _foundation(name: str) -> MaceModelData:
+    """Return a foundation model by its name in the table of known ones, or a model node by pk or uuid."""
+    from aiida.common.exceptions import MultipleObjectsError, NotExistent
+    from aiida.orm import load_node
+
+    from aiida_mlfinetune.data.foundations import FOUNDATIONS, load_foundation
+    from aiida_mlfinetune.data.model import MaceModelData
+
+    if name in FOUNDATIONS:
+        return load_foundation(name)
+    try:
+        node = load_node(int(name) if name.isdigit() else name)
+    except (NotExistent, MultipleObjectsError, ValueError) as error:
+        raise StudyError(
+            f"unknown foundation {name!r}: give one of {list(FOUNDATIONS)}, or the pk or uuid of a model"
+        ) from error
+    if not isinstance(node, MaceModelData):
+        raise StudyError(f"foundation {name!r} is no MACE model, but {node.node_type}")
+    return node
