@@ -9,7 +9,7 @@ from aiida import orm
 
 PYTHON_PLUGINS = ("mlfinetune.mace_train", "mlfinetune.mace_evaluate", "mlfinetune.ase_label")
 """Plugins that share one code: a Python in whose environment MACE is installed."""
-CP2K_PLUGINS = ("cp2k", "mlfinetune.cp2k_label")
+CP2K_PLUGINS = ("cp2k", "mlfinetune.cp2k_md", "mlfinetune.cp2k_label")
 IPI_PLUGINS = ("mlfinetune.ipi",)
 
 
