@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from aiida_mlfinetune.common.errors import FramesError, LabelsError, ModelError
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.levels import BoolArray, FloatArray
-from aiida_mlfinetune.science.structures import MIN_DISTANCE_A
 
+MIN_DISTANCE_A = 0.5
+"""No two atoms, periodic images included, may be closer than this (angstrom)."""
 FLAT_CELL = 1e-3
 """A cell is flat if the volume of its periodic vectors is less than this part of the product of their lengths."""
 PAIRS_LIMIT = 1000

@@ -19,9 +19,9 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 
-from aiida_mlfinetune.common.errors import MoleculesError
+from aiida_mlfinetune.common.errors import FramesError, MoleculesError
+from aiida_mlfinetune.science.checks import check_structure
 from aiida_mlfinetune.science.levels import FloatArray, IntArray
-from aiida_mlfinetune.science.structures import check_distances
 
 BOND_TOLERANCE_A = 0.4
 HYDROGEN = 1
@@ -72,9 +72,9 @@ def perceive_molecules(atoms: Atoms) -> Molecules:
     Raises:
         MoleculesError: bonds that go on for ever (a network, not molecules); molecules that differ in formula or bonds;
             a molecule with an odd number of electrons, as left by a missing atom or a cut molecule.
-        FramesError: two atoms closer than 0.5 angstrom.
+        FramesError: two atoms closer than 0.5 angstrom, or a cell without volume.
     """
-    check_distances(atoms)
+    check_structure(atoms)
     bonds = _bonds(atoms)
     positions, index, tree = _walk(atoms, bonds)
     n_molecules = int(index.max()) + 1
@@ -97,6 +97,21 @@ def perceive_molecules(atoms: Atoms) -> Molecules:
     )
 
 
+def perceive_crystal(atoms: Atoms) -> Molecules:
+    """Find the molecules of a structure that must be a crystal, periodic in all three directions.
+
+    Raises:
+        MoleculesError: as ``perceive_molecules``.
+        FramesError: not periodic in three directions, a cell without volume, or two atoms closer than 0.5 angstrom.
+    """
+    if not atoms.pbc.all():
+        raise FramesError(
+            f"a crystal must be periodic in all three directions, but pbc is {atoms.pbc.tolist()}: set pbc to True, "
+            "and give the cell"
+        )
+    return perceive_molecules(atoms)
+
+
 def gas_molecule(atoms: Atoms) -> Atoms:
     """Return the first molecule of a crystal, whole, without cell, its centre of mass at the origin.
 
@@ -106,6 +121,8 @@ def gas_molecule(atoms: Atoms) -> Atoms:
     molecules = perceive_molecules(atoms)
     own = molecules.index == 0
     molecule = Atoms(numbers=atoms.numbers[own], positions=molecules.positions[own], pbc=False)
+    if atoms.has("masses"):
+        molecule.set_masses(atoms.get_masses()[own])
     molecule.positions -= molecule.get_center_of_mass()
     return molecule
 
@@ -132,6 +149,8 @@ def scale_rigid(atoms: Atoms, molecules: Molecules, volume: float) -> Atoms:
     positions = molecules.unwrap(atoms)
     centres = centres_of_mass(positions, atoms.get_masses(), molecules.index)[molecules.index]
     scaled = Atoms(numbers=atoms.numbers, cell=factor * atoms.cell.array, pbc=atoms.pbc)
+    if atoms.has("masses"):
+        scaled.set_masses(atoms.get_masses())
     scaled.positions = positions + (factor - 1.0) * centres
     return scaled
 

@@ -9,8 +9,7 @@ import spglib
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.common.units import AMU_A3_G_CM3
 from aiida_mlfinetune.science.crystals import CRYSTALS, build_crystal
-from aiida_mlfinetune.science.molecules import gas_molecule, perceive_molecules
-from aiida_mlfinetune.science.structures import check_crystal
+from aiida_mlfinetune.science.molecules import gas_molecule, perceive_crystal
 
 
 @pytest.mark.parametrize(
@@ -23,8 +22,7 @@ from aiida_mlfinetune.science.structures import check_crystal
 )
 def test_crystal_has_the_published_composition_density_and_symmetry(name, formula, n_molecules, density, space_group):
     atoms = build_crystal(name)
-    check_crystal(atoms)
-    molecules = perceive_molecules(atoms)
+    molecules = perceive_crystal(atoms)
     assert (molecules.formula, molecules.n_molecules) == (formula, n_molecules)
     assert atoms.get_masses().sum() / atoms.get_volume() * AMU_A3_G_CM3 == pytest.approx(density, abs=2e-3)
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)

@@ -9,7 +9,13 @@ from ase.build import bulk, molecule
 
 from aiida_mlfinetune.common.errors import FramesError, MoleculesError
 from aiida_mlfinetune.science.crystals import ammonia, carbon_dioxide, ice_xi
-from aiida_mlfinetune.science.molecules import centres_of_mass, gas_molecule, perceive_molecules, scale_rigid
+from aiida_mlfinetune.science.molecules import (
+    centres_of_mass,
+    gas_molecule,
+    perceive_crystal,
+    perceive_molecules,
+    scale_rigid,
+)
 
 
 def packed(names: list[str], spacing: float = 6.0) -> Atoms:
@@ -163,3 +169,22 @@ def test_scaling_refuses_a_volume_or_frame_that_does_not_fit():
         scale_rigid(crystal, found, -1.0)
     with pytest.raises(MoleculesError, match="12 atoms do not fit a frame of 24 atoms"):
         scale_rigid(ice_xi(), found, 100.0)
+
+
+def test_a_crystal_must_be_periodic_and_have_a_volume():
+    crystal = carbon_dioxide()
+    crystal.pbc = [True, True, False]
+    with pytest.raises(FramesError, match=r"pbc is \[True, True, False\]"):
+        perceive_crystal(crystal)
+    crystal.pbc = True
+    crystal.cell = [[5, 0, 0], [0, 5, 0], [5, 5, 0]]
+    with pytest.raises(FramesError, match="no volume"):
+        perceive_crystal(crystal)
+
+
+def test_isotopes_stay():
+    crystal = ice_xi()
+    crystal.set_masses(np.where(crystal.numbers == 1, 2.014, 15.999))
+    assert gas_molecule(crystal).get_masses().tolist() == [15.999, 2.014, 2.014]
+    scaled = scale_rigid(crystal, perceive_molecules(crystal), 200.0)
+    assert scaled.get_masses().tolist() == crystal.get_masses().tolist()
