@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="aiida-mlfinetune")
 def main() -> None:
-    r"""From a crystal to its finite-temperature properties, with MACE models fine-tuned on CP2K.
+    """From a crystal to its finite-temperature properties, with MACE models fine-tuned on CP2K.
 
     \b
     New here?
@@ -63,7 +63,7 @@ def main() -> None:
 
     All of it lives in the AiiDA profile of the folder that AIIDA_PATH names (by default your home folder), and can be
     inspected with `verdi` as usual.
-    """
+    """  # noqa: D301 - click reads the control character
     # The daemon is started through the `verdi` beside this Python, also where the environment is not activated.
     beside = str(Path(sys.executable).parent)
     if beside not in os.environ.get("PATH", "").split(os.pathsep):

@@ -58,8 +58,8 @@ def read_crystal(path: Path) -> StructureData:
         atoms = read(path)
     except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration, AssertionError, OSError) as error:
         raise StudyError(
-            f"{path} cannot be read as a structure ({type(error).__name__}: {error}): use a format that ASE knows, such "
-            "as CIF, POSCAR or extended XYZ"
+            f"{path} cannot be read as a structure ({type(error).__name__}: {error}): use a format that ASE knows, "
+            "such as CIF, POSCAR or extended XYZ"
         ) from error
     if not all(atoms.pbc) or abs(atoms.cell.volume) < 1.0:
         raise StudyError(f"{path} holds no crystal: it is not periodic in three directions, or its cell has no volume")
@@ -75,8 +75,8 @@ def _code(study: Study, program: str) -> AbstractCode:
         return load_code(label)
     except (NotExistent, MultipleObjectsError, ValueError) as error:
         raise StudyError(
-            f"there is no code {label!r} for {program}: run `aiida-mlfinetune setup`, or name another one under `codes` "
-            f"(`verdi code list` shows them); {error}"
+            f"there is no code {label!r} for {program}: run `aiida-mlfinetune setup`, or name another one under "
+            f"`codes` (`verdi code list` shows them); {error}"
         ) from error
 
 

@@ -15,7 +15,7 @@ __all__ = ("run",)
 @click.option("--dry-run", is_flag=True, help="Check the study and print its inputs, but submit nothing.")
 @click.option("--profile", help="AiiDA profile.  [default: the default one]")
 def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
-    r"""Submit the study in the file STUDY (YAML) to the daemon.
+    """Submit the study in the file STUDY (YAML) to the daemon.
 
     \b
     A study of one line is enough:
@@ -30,7 +30,7 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
       label: my ice
 
     Next: `aiida-mlfinetune status PK`, and `aiida-mlfinetune report PK` when it is done.
-    """
+    """  # noqa: D301 - click reads the control character
     from rich.console import Console
 
     from aiida_mlfinetune.cli.build import study_builder
