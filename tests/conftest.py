@@ -13,4 +13,5 @@ pytest_plugins = [
     "tests.fixtures.codes",
     "tests.fixtures.frames",
     "tests.fixtures.models",
+    "tests.fixtures.water",
 ]

@@ -78,14 +78,15 @@ class DatasetData(orm.Data):
             if self.is_subset:
                 self._frames = self.parent.frames.select(self.indices)
             else:
-                levels = [Level.from_dict(self.levels[key]["level"]) for key in sorted(self.levels)]
+                stored = self.levels
+                levels = [Level.from_dict(stored[key]["level"]) for key in sorted(stored)]
                 self._frames = Frames.from_arrays(self._get(self.FRAMES_FILENAME), levels, self.frame_sources)
         return self._frames
 
     @property
     def is_subset(self) -> bool:
         """Whether this node holds indices into another dataset."""
-        return self.KEY_PARENT in self.base.attributes.all
+        return self.base.attributes.get(self.KEY_PARENT, None) is not None
 
     @property
     def indices(self) -> NDArray[np.int64]:

@@ -75,7 +75,7 @@ def write_extxyz(path: Path, frames: Frames, style: KeyStyle = KeyStyle.FULL, le
         LabelsError: ``level`` is unknown, or several levels are there and a style with one level does not say which.
     """
     style = KeyStyle(style)
-    chosen = _chosen_levels(frames, style, level)
+    chosen = _chosen_levels(frames, style, level)  # before the file is touched
     with path.open("w", encoding="utf-8") as handle:
         for index in range(len(frames)):
             info: dict[str, str] = {}

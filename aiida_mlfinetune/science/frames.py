@@ -145,7 +145,7 @@ class Frames:
         sizes = self.n_atoms[chosen]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         atoms = np.repeat(self.offsets[:-1][chosen] - offsets[:-1], sizes) + np.arange(int(offsets[-1]))
-        used, source_index = np.unique(self.source_index[chosen], return_inverse=True)
+        used, source_index = _first_seen(self.source_index[chosen])
         return Frames(
             numbers=self.numbers[atoms],
             positions=self.positions[atoms],
@@ -153,7 +153,7 @@ class Frames:
             cells=self.cells[chosen],
             pbc=self.pbc[chosen],
             steps=self.steps[chosen],
-            source_index=source_index.astype(np.int64),
+            source_index=source_index,
             sources=tuple(self.sources[index] for index in used) or ("",),
             labels_by_level={
                 key: Labels(
@@ -324,6 +324,15 @@ class Frames:
                 )
             )
         return frames
+
+
+def _first_seen(values: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the distinct values in order of first appearance, and the place of each value among them."""
+    distinct, first, places = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return distinct[order], np.asarray(ranks[places.reshape(-1)], dtype=np.int64)
 
 
 def _canonical_bytes(array: NDArray[Any]) -> bytes:

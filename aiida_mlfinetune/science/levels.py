@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,10 @@ class Level:
         if not self.key or any(character.isspace() for character in self.key):
             raise LabelsError(f"the level key {self.key!r} is empty or holds white space: use a name like 'pbe/cp2k'")
         object.__setattr__(self, "energy", EnergyKind(self.energy))
-        object.__setattr__(self, "settings", dict(self.settings))
+        try:
+            object.__setattr__(self, "settings", json.loads(json.dumps(dict(self.settings))))
+        except TypeError as error:
+            raise LabelsError(f"the settings of level {self.key!r} are not plain JSON: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the level as plain JSON types."""

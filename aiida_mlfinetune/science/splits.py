@@ -108,7 +108,7 @@ def split_frames(frames: Frames, sizes: SplitSizes) -> dict[str, IntArray]:
     rest = sizes.train is None
     for name in ("test", "valid") if rest else ("test", "valid", "train"):
         for own, share in zip(clusters, _shares(clusters, counts[name]), strict=True):
-            _take(own, share, chosen[name])
+            chosen[name].extend(_take(own, share, frames.steps, sizes.min_separation))
         if len(chosen[name]) < counts[name]:
             raise FramesError(
                 f"{counts[name]} frames are wanted for the {name} set, but only {len(chosen[name])} are at least "
@@ -167,7 +167,10 @@ def _clusters(frames: Frames, members: list[int], min_separation: int) -> list[l
 
 
 def _shuffled(clusters: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
-    return [clusters[index] for index in rng.permutation(len(clusters))]
+    """Return clusters in random order, each forwards or backwards in time."""
+    order = rng.permutation(len(clusters))
+    backwards = rng.integers(2, size=len(clusters))
+    return [clusters[index][:: -1 if backwards[index] else 1] for index in order]
 
 
 def _shares(clusters: list[list[list[int]]], wanted: int) -> list[int]:
@@ -187,9 +190,17 @@ def _shares(clusters: list[list[list[int]]], wanted: int) -> list[int]:
     return [int(share) for share in shares]
 
 
-def _take(clusters: list[list[int]], wanted: int, chosen: list[int]) -> None:
-    """Move ``wanted`` frames from the clusters to ``chosen``; what is left of a cluster cut in two is dropped."""
-    while wanted > 0 and clusters:
+def _take(clusters: list[list[int]], wanted: int, steps: IntArray, min_separation: int) -> list[int]:
+    """Remove and return ``wanted`` frames from the clusters.
+
+    A cluster cut in two loses the frames that are closer than ``min_separation`` steps to the cut.
+    """
+    taken: list[int] = []
+    while len(taken) < wanted and clusters:
         cluster = clusters.pop(0)
-        chosen.extend(cluster[:wanted])
-        wanted -= len(cluster[:wanted])
+        size = min(wanted - len(taken), len(cluster))
+        taken.extend(cluster[:size])
+        left = [index for index in cluster[size:] if abs(steps[index] - steps[cluster[size - 1]]) >= min_separation]
+        if left:
+            clusters.insert(0, left)
+    return taken

@@ -1,0 +1,142 @@
+"""The table of known foundation models, and the only ways by which a model file becomes a node.
+
+A model file is a pickle: reading one runs the code in it. A node is made from a file without opening it if its checksum
+is in the table, and by opening it only if the user says that the file is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiida import orm
+
+import aiida_mlfinetune
+from aiida_mlfinetune.common.errors import ModelError
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.programs.mace_passport import describe_model
+from aiida_mlfinetune.science.passport import Passport
+
+FOLDER = Path(aiida_mlfinetune.__file__).parent / "foundations"
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A model that this package knows.
+
+    Attributes:
+        name: such as ``ice-xtb``.
+        path: of the file in the package.
+        passport: what it is; ``passport.levels`` names the level of theory of each head.
+        licence: under which the file may be used, as its passport states it.
+    """
+
+    name: str
+    path: Path
+    passport: Passport
+    licence: str
+
+    @property
+    def elements(self) -> list[str]:
+        """Chemical symbols that the model knows."""
+        return self.passport.elements
+
+
+def read_foundations(folder: Path) -> dict[str, Foundation]:
+    """Return the foundations of a folder by name: each is ``NAME.model`` and its passport ``NAME.json``.
+
+    Raises:
+        ModelError: a passport that is none, or whose model file is missing.
+    """
+    table = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            passport = Passport.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"the passport {path} of a foundation cannot be read: {error}") from error
+        model = path.with_suffix(".model")
+        if not model.exists():
+            raise ModelError(f"the foundation {path.stem!r} has a passport, but no file {model}")
+        table[path.stem] = Foundation(path.stem, model, passport, str(passport.settings.get("licence", "")))
+    return table
+
+
+FOUNDATIONS: dict[str, Foundation] = read_foundations(FOLDER)
+"""The foundations that the package ships, by name."""
+
+
+def load_foundation(name: str) -> MaceModelData:
+    """Return the stored node of a known foundation; it is made if this profile does not hold it yet.
+
+    Raises:
+        ModelError: no foundation of this name, or a file that is not the one that its passport describes.
+    """
+    if name not in FOUNDATIONS:
+        raise ModelError(
+            f"no foundation {name!r} is known: there are {sorted(FOUNDATIONS)}; import a file of your own with "
+            "`aiida-mlfinetune model import FILE`"
+        )
+    foundation = FOUNDATIONS[name]
+    return get_or_create(foundation.path.read_bytes(), foundation.passport)
+
+
+def import_model(
+    path: Path | str, *, trust: bool = False, levels: Mapping[str, str] | str | None = None
+) -> MaceModelData:
+    """Return the stored node of a model file.
+
+    Args:
+        path: of the file.
+        trust: the user vouches for the file, so that it may be opened to read its passport.
+        levels: the level of theory of each head, or of all heads; not needed where the table knows the file.
+
+    Raises:
+        ModelError: no such file, one of unknown checksum without ``trust``, or one that holds no MACE model.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"there is no model file {file}")
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    for foundation in FOUNDATIONS.values():
+        if foundation.passport.sha256 == digest:
+            return get_or_create(content, foundation.passport)
+    if not trust:
+        known = _stored(digest)
+        if known:
+            return known[0]
+        raise ModelError(
+            f"{file} has the sha256 {digest}, which is not that of a known foundation. Model files are pickles, and "
+            "opening one runs the code in it: if you know where this file comes from and trust it, import it with "
+            "`aiida-mlfinetune model import FILE --trust`, or import_model(path, trust=True)"
+        )
+    try:
+        fields = describe_model(file)
+    except Exception as error:  # unpickling a file that is no model raises whatever it likes
+        raise ModelError(f"{file} cannot be read as a MACE model: {error}") from error
+    by_head = dict.fromkeys(fields["heads"], levels) if isinstance(levels, str) else dict(levels or {})
+    return get_or_create(content, Passport.from_dict({**fields, "levels": by_head}))
+
+
+def get_or_create(content: bytes, passport: Passport) -> MaceModelData:
+    """Return the stored model with these bytes and this passport, and make it if there is none.
+
+    Raises:
+        ModelError: the checksum in the passport is not that of the bytes.
+    """
+    for node in _stored(passport.sha256):
+        if node.passport == passport:
+            return node
+    model = MaceModelData(content=content, passport=passport)
+    model.store()
+    return model
+
+
+def _stored(sha256: str) -> list[MaceModelData]:
+    """Return the models of this profile with a checksum, oldest first."""
+    query = orm.QueryBuilder().append(MaceModelData, filters={"attributes.sha256": sha256}, tag="model")
+    nodes: list[MaceModelData] = query.order_by({"model": {"id": "asc"}}).all(flat=True)
+    return nodes
