@@ -176,6 +176,16 @@ def test_missing_arrays_and_conditions_are_named(ice):
         density(run(-1.0, 256.0), ice, orm.Dict({"pressure_bar": 1.0}))
 
 
+def test_steps_without_a_printed_volume_are_left_out(ice):
+    arrays = {name: run(-1.0, 256.0).get_array(name) for name in run(-1.0, 256.0).get_arraynames()}
+    arrays["volume_A3"] = np.where(np.arange(N) % 2 == 0, 256.0 + 0.01 * np.arange(N) % 3, np.nan)
+    result = density(orm.ArrayData(arrays), ice, orm.Dict(CRYSTAL_CONDITIONS))
+    assert result.arrays()["time_fs"].tolist() == (np.arange(0, N, 2) * 2.5).tolist()
+    arrays["volume_A3"] = np.full(N, np.nan)
+    with pytest.raises(MlFinetuneError, match="no volumes"):
+        density(orm.ArrayData(arrays), ice, orm.Dict(CRYSTAL_CONDITIONS))
+
+
 def test_equal_runs_give_equal_observables(ice):
     first = density(run(-1.0, 256.0), ice, orm.Dict(CRYSTAL_CONDITIONS))
     second = density(run(-1.0, 256.0), ice, orm.Dict(CRYSTAL_CONDITIONS))

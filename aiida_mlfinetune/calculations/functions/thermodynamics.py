@@ -35,8 +35,9 @@ def extract_molecule(structure: orm.StructureData) -> orm.StructureData:
 @calcfunction
 def density(properties: orm.ArrayData, structure: orm.StructureData, conditions: orm.Dict) -> ObservableData:
     """Return the density in g/cm^3, the average over the frames; array ``density`` against ``time_fs``."""
-    densities = science.density(structure.get_ase().get_masses().sum(), _array(properties, "volume_A3"))
-    return _observable("density", densities, "g/cm^3", METHOD, properties, conditions)
+    run = _run_with_volumes(properties)
+    densities = science.density(structure.get_ase().get_masses().sum(), run["volume_A3"])
+    return _observable("density", densities, "g/cm^3", METHOD, run, conditions)
 
 
 @calcfunction
@@ -45,9 +46,10 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
     atoms = structure.get_ase()
     molecules = perceive_crystal(atoms)
     temperature = _temperature(conditions)
+    run = _run_with_volumes(properties)
     series = science.crystal_enthalpy(
-        _array(properties, "potential_energy_eV"),
-        _array(properties, "volume_A3"),
+        run["potential_energy_eV"],
+        run["volume_A3"],
         n_atoms=len(atoms),
         n_molecules=molecules.n_molecules,
         temperature=temperature,
@@ -60,7 +62,7 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
         "fixed_centre_of_mass_kJmol": fixed_centre,
     }
     return _observable(
-        "enthalpy_crystal", series * EV_KJMOL, "kJ/mol", f"{METHOD}; {CLASSICAL}", properties, conditions, details
+        "enthalpy_crystal", series * EV_KJMOL, "kJ/mol", f"{METHOD}; {CLASSICAL}", run, conditions, details
     )
 
 
@@ -68,14 +70,14 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
 def gas_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, conditions: orm.Dict) -> ObservableData:
     """Return the enthalpy of the ideal gas in kJ/mol of molecules, on the energy scale of the model."""
     atoms = structure.get_ase()
-    energies = _array(properties, "potential_energy_eV")
-    series = science.gas_enthalpy(energies, len(atoms), _temperature(conditions))
+    run = _run(properties)
+    series = science.gas_enthalpy(run["potential_energy_eV"], len(atoms), _temperature(conditions))
     return _observable(
         "enthalpy_gas",
         series * EV_KJMOL,
         "kJ/mol",
         f"{METHOD}; {CLASSICAL}; ideal gas",
-        properties,
+        run,
         conditions,
         {"formula": atoms.get_chemical_formula(), "n_molecules": 1},
     )
@@ -125,16 +127,16 @@ def _observable(
     series: NDArray[np.float64],
     unit: str,
     method: str,
-    properties: orm.ArrayData,
+    run: dict[str, NDArray[np.float64]],
     parameters: orm.Dict,
     details: dict[str, Any] | None = None,
 ) -> ObservableData:
     """Average a series (n,) given in ``unit`` and describe how it was obtained."""
     average = time_average(series)
-    times = _array(properties, "time_fs")
+    times = run["time_fs"]
     conditions = _conditions(parameters)
     warnings = list(average.warnings)
-    temperatures = _array(properties, "temperature_K")[average.equilibration :]
+    temperatures = run["temperature_K"][average.equilibration :]
     if (warning := science.temperature_warning(temperatures, conditions["temperature_K"])) is not None:
         warnings.append(warning)
     return ObservableData(
@@ -164,12 +166,25 @@ def _describe(average: TimeAverage, times: NDArray[np.float64]) -> dict[str, Any
     }
 
 
-def _array(properties: orm.ArrayData, name: str) -> NDArray[np.float64]:
-    if name not in properties.get_arraynames():
-        raise MlFinetuneError(
-            f"the properties of the run lack the array {name!r}: they hold {sorted(properties.get_arraynames())}"
-        )
-    return np.asarray(properties.get_array(name), dtype=np.float64)
+def _run(properties: orm.ArrayData, *names: str) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays that every average needs, and those of ``names``."""
+    arrays = {}
+    for name in ("time_fs", "temperature_K", "potential_energy_eV", *names):
+        if name not in properties.get_arraynames():
+            raise MlFinetuneError(
+                f"the properties of the run lack the array {name!r}: they hold {sorted(properties.get_arraynames())}"
+            )
+        arrays[name] = np.asarray(properties.get_array(name), dtype=np.float64)
+    return arrays
+
+
+def _run_with_volumes(properties: orm.ArrayData) -> dict[str, NDArray[np.float64]]:
+    """Return a run at the steps whose volume was printed; the others hold NaN."""
+    arrays = _run(properties, "volume_A3")
+    printed = np.isfinite(arrays["volume_A3"])
+    if not printed.any():
+        raise MlFinetuneError("the run has no volumes: a crystal needs a run of a periodic cell")
+    return {name: values[printed] for name, values in arrays.items()}
 
 
 def _temperature(parameters: orm.Dict) -> float:
