@@ -1,0 +1,130 @@
+"""Splits are seeded, disjoint, exact in size, and alike in composition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aiida_mlfinetune.common.errors import FramesError
+from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.splits import SplitSizes, nested_training_sets, split_frames
+from tests.fixtures.frames import make_frames
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Twenty crystal frames and ten gas frames."""
+    return make_frames(20, 10)
+
+
+def gas_counts(frames: Frames, sets) -> dict[str, int]:
+    return {name: int((~frames.pbc[indices].any(axis=1)).sum()) for name, indices in sets.items()}
+
+
+def test_sizes_are_exact_and_sets_are_disjoint(frames):
+    sets = split_frames(frames, SplitSizes(train=12, valid=6, test=3, seed=4))
+    assert {name: len(indices) for name, indices in sets.items()} == {"train": 12, "valid": 6, "test": 3}
+    together = np.concatenate(list(sets.values()))
+    assert len(set(together.tolist())) == 21
+    hashes = frames.content_hashes()
+    assert len({hashes[index] for index in together}) == 21
+
+
+def test_the_rest_is_for_training(frames):
+    sets = split_frames(frames, SplitSizes(valid=0.2, test=0.1, seed=4))
+    assert {name: len(indices) for name, indices in sets.items()} == {"train": 21, "valid": 6, "test": 3}
+    assert sorted(np.concatenate(list(sets.values())).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_crystal_and_gas_are_in_every_set(frames, seed):
+    sets = split_frames(frames, SplitSizes(train=15, valid=6, test=3, seed=seed))
+    assert gas_counts(frames, sets) == {"train": 5, "valid": 2, "test": 1}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rare_composition_is_in_every_set_if_there_are_three_of_it(seed):
+    frames = make_frames(40, 3)
+    sets = split_frames(frames, SplitSizes(valid=4, test=4, seed=seed))
+    assert gas_counts(frames, sets) == {"train": 1, "valid": 1, "test": 1}
+
+
+def test_the_seed_alone_decides(frames):
+    def split(seed):
+        return [indices.tolist() for indices in split_frames(frames, SplitSizes(valid=5, test=5, seed=seed)).values()]
+
+    assert split(1) == split(1)
+    assert split(1) != split(2)
+
+
+def test_equal_frames_cannot_be_split(frames):
+    with pytest.raises(FramesError, match=r"frames are equal to others of the same dataset, such as \[\(3, 30\)\]"):
+        split_frames(Frames.concatenate([frames, frames.select([3])]), SplitSizes(valid=3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_neighbours_in_time_do_not_stand_on_both_sides(frames, seed):
+    sizes = SplitSizes(train=8, valid=4, test=4, seed=seed, min_separation=25)
+    sets = split_frames(frames.select(range(20)), sizes)
+    assert {name: len(indices) for name, indices in sets.items()} == {"train": 8, "valid": 4, "test": 4}
+    for first in sets:
+        for second in sets:
+            if first != second:
+                gaps = np.abs(frames.steps[sets[first]][:, None] - frames.steps[sets[second]][None, :])
+                assert gaps.min() >= 25
+
+
+def test_a_separation_that_cannot_be_had_is_refused(frames):
+    with pytest.raises(FramesError, match="lower 'min_separation'"):
+        split_frames(frames.select(range(20)), SplitSizes(train=16, valid=2, test=2, min_separation=50))
+
+
+def test_frames_of_unknown_step_are_not_taken_for_neighbours():
+    frames = make_frames(8, 0)
+    unknown = Frames(**{**vars(frames), "steps": np.full(8, -1)})
+    sets = split_frames(unknown, SplitSizes(valid=4, min_separation=1000))
+    assert len(sets["train"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"valid": 40}, "wants 40 frames|no frame for training"),
+        ({"valid": 10, "train": 25}, "wants 35 frames"),
+        ({"valid": 20, "test": 10}, "no frame for training"),
+        ({"valid": 0.5, "test": 3}, "as counts or as fractions, not both"),
+        ({"valid": 0.7, "test": 0.5}, "more than one"),
+        ({"valid": -1}, "must be positive"),
+        ({"valid": 2.5}, "whole numbers"),
+        ({"valid": 0.01}, "leaves the valid set empty"),
+        ({"valid": 3, "train": 0}, "must be positive"),
+        ({"valid": 3, "min_separation": -5}, "min_separation"),
+        ({"valid": 3, "sede": 1}, r"unknown entries in the parameters of a split: \['sede'\]"),
+        ({"test": 3}, "need 'valid'"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(frames, values, message):
+    with pytest.raises(FramesError, match=message):
+        split_frames(frames, SplitSizes.from_dict(values))
+
+
+def test_fractions_that_round_up_together_still_fit(frames):
+    few = frames.select([0, 1, 2, 3, 4])
+    sets = split_frames(few, SplitSizes(train=0.5, valid=0.3, test=0.2))
+    assert sum(len(indices) for indices in sets.values()) == 5
+
+
+def test_nested_sets_contain_the_smaller_ones(frames):
+    sets = nested_training_sets(frames, [24, 6, 12], seed=3)
+    assert list(sets) == [6, 12, 24]
+    assert [len(indices) for indices in sets.values()] == [6, 12, 24]
+    assert set(sets[6]) < set(sets[12]) < set(sets[24])
+    assert gas_counts(frames, sets) == {6: 2, 12: 4, 24: 8}
+    assert nested_training_sets(frames, [6], seed=3)[6].tolist() == sets[6].tolist()
+    assert nested_training_sets(frames, [6], seed=4)[6].tolist() != sets[6].tolist()
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 3], [31]])
+def test_nested_sets_that_do_not_fit_are_refused(frames, sizes):
+    with pytest.raises(FramesError, match=r"must lie in 1\.\.30"):
+        nested_training_sets(frames, sizes, seed=1)
