@@ -70,18 +70,20 @@ def _n_steps(node: CalcJobNode) -> int | None:
 
 
 READERS = {
-    "aiida.calculations:cp2k": Reader("*.ener", _step, "MD steps", _cp2k_steps),
-    "aiida.calculations:mlfinetune.cp2k_label": Reader("*.ener", _step, "frames", _n_frames),
-    "aiida.calculations:mlfinetune.ase_label": Reader("progress.txt", _step, "frames", _n_frames),
-    "aiida.calculations:mlfinetune.mace_evaluate": Reader("progress.txt", _step, "frames", _n_frames),
-    "aiida.calculations:mlfinetune.mace_train": Reader("progress.json", finished_epochs, "epochs", lambda _: None),
-    "aiida.calculations:mlfinetune.ipi": Reader("simulation.out", _step, "MD steps", _n_steps),
+    "Cp2kCalculation": Reader("*.ener", _step, "MD steps", _cp2k_steps),
+    "Cp2kMdCalculation": Reader("*.ener", _step, "MD steps", _cp2k_steps),
+    "Cp2kLabelCalculation": Reader("*.ener", _step, "frames", _n_frames),
+    "AseLabelCalculation": Reader("progress.txt", _step, "frames", _n_frames),
+    "MaceEvaluateCalculation": Reader("progress.txt", _step, "frames", _n_frames),
+    "MaceTrainCalculation": Reader("progress.json", finished_epochs, "epochs", lambda _: None),
+    "IpiCalculation": Reader("simulation.out", _step, "MD steps", _n_steps),
 }
+"""By the name of the calculation's class."""
 
 
 def planned(node: CalcJobNode) -> tuple[int | None, str] | None:
     """Return the planned amount of work of a job and its unit, None for a job of another kind."""
-    reader = READERS.get(node.process_type or "")
+    reader = READERS.get(node.process_label or "")
     return None if reader is None else (reader.total(node), reader.unit)
 
 
@@ -111,7 +113,7 @@ class RunningJobs:
 
     def progress(self, node: CalcJobNode) -> Progress | None:
         """Return how far a job is, None where it has not started or its program is unknown."""
-        reader, folder = READERS.get(node.process_type or ""), node.get_remote_workdir()
+        reader, folder = READERS.get(node.process_label or ""), node.get_remote_workdir()
         if reader is None or folder is None or node.pk is None:
             return None
         asked, answer = self._answers.get(node.pk, (float("-inf"), None))

@@ -1,0 +1,1 @@
+"""The sections of a report, one module each: nodes in, plain parts of a page out."""

@@ -1,0 +1,68 @@
+"""Figures show what they are given."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from aiida_mlfinetune import plotting
+from aiida_mlfinetune.plotting.dynamics import running_mean
+
+TIME = np.arange(50) * 10.0
+
+
+@pytest.fixture
+def ax():
+    return plotting.new_figure()[1][0]
+
+
+def test_running_mean_is_the_mean_so_far_and_skips_gaps():
+    np.testing.assert_allclose(running_mean(np.array([1.0, 3.0, np.nan, 5.0])), [1.0, 2.0, 2.0, 3.0])
+
+
+def test_energies_are_relative_and_per_atom(ax):
+    plotting.plot_energies(ax, TIME, np.linspace(-100.0, -99.0, 50), n_atoms=10)
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), TIME / 1000)
+    np.testing.assert_allclose(line.get_ydata(), np.linspace(-50, 50, 50))
+
+
+def test_temperature_shows_its_target(ax):
+    plotting.plot_temperature(ax, TIME, np.full(50, 90.0), 100.0)
+    assert ax.lines[-1].get_ydata()[0] == 100.0
+
+
+def test_density_marks_the_equilibration_and_the_mean(ax):
+    plotting.plot_density(ax, TIME, np.full(50, 0.9), start_fs=100.0, mean=0.92, error=0.01)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["equilibration", "running mean", "mean 0.92"]
+    assert ax.lines[1].get_xdata()[0] == pytest.approx(0.1)
+
+
+def test_losses_that_are_all_nan_are_left_out(ax):
+    plotting.plot_loss(ax, np.arange(3), np.full(3, np.nan), np.array([1.0, 0.5, 0.1]))
+    assert [line.get_label() for line in ax.lines] == ["validation"]
+    assert ax.get_yscale() == "log"
+
+
+def test_parity_states_the_error_of_the_finite_pairs(ax):
+    plotting.plot_parity(ax, np.array([0.0, 1.0, np.nan]), np.array([0.3, 1.4, 0.0]), "eV", "energy")
+    assert ax.get_title(loc="left") == "RMSE 0.354 eV"
+
+
+def test_parity_colours_by_group(ax):
+    plotting.plot_parity(ax, np.arange(4.0), np.arange(4.0), "eV/Å", "force", np.array(["H", "O", "H", "O"]))
+    assert ax.get_legend_handles_labels()[1] == ["H", "O"]
+
+
+def test_svg_is_one_element_in_the_colour_of_the_page_with_identifiers_of_its_own(ax):
+    plotting.plot_rmse(ax, np.arange(3), np.array([3.0, 2.0, 1.0]), None)
+    svg = plotting.to_svg(ax.figure, "rmse")
+    assert svg.startswith("<svg")
+    assert svg.rstrip().endswith("</svg>")
+    assert plotting.INK not in svg
+    assert "currentColor" in svg
+    assert all(name.startswith("rmse-") for name in re.findall(r'\bid="([^"]*)"', svg))
+    assert set(re.findall(r"url\(#([^)]*)\)", svg)) <= set(re.findall(r'\bid="([^"]*)"', svg))
