@@ -69,7 +69,7 @@ def describe_loaded(model: Any) -> dict[str, Any]:
         "r_max": float(model.r_max),
         "elements": elements,
         "heads": heads,
-        "e0s": {head: dict(zip(elements, row)) for head, row in zip(heads, rows)},  # noqa: B905 - runs on any Python
+        "e0s": {head: dict(zip(elements, row, strict=True)) for head, row in zip(heads, rows, strict=True)},
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "n_parameters": sum(parameter.numel() for parameter in parameters),
     }

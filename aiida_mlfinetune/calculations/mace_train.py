@@ -1,0 +1,248 @@
+"""``mlfinetune.mace_train``: train a MACE model on labelled frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from aiida import orm
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.folders import Folder
+from aiida.engine import CalcJob, CalcJobProcessSpec
+
+from aiida_mlfinetune.calculations.codes import PYTHON_PLUGINS, validate_program
+from aiida_mlfinetune.common.enums import TrainingMode
+from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science import training_input
+from aiida_mlfinetune.science.extxyz import write_mace_extxyz
+from aiida_mlfinetune.science.frames import GEOMETRY_ARRAYS, write_geometry
+
+SAVE_INTERVAL_S = 120
+MAX_LOSS_GROWTH = 1e4
+WALL_MARGIN = (30.0, 0.1)
+"""Seconds, and part of the wall time, that are kept for saving and for the scheduler."""
+
+
+def validate_parameters(node: orm.Dict | None, _: Any) -> str | None:
+    """Refuse unknown parameters and those that MACE would ignore."""
+    return None if node is None else training_input.parameters_problem(node.get_dict())
+
+
+def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+    """Refuse inputs that do not fit each other."""
+    if any(name not in inputs for name in ("train", "valid", "level", "parameters", "e0s")):
+        return None  # a missing port is reported by itself, and work chains fill some in later
+    parameters, e0s = inputs["parameters"].get_dict(), inputs["e0s"].get_dict()
+    if (problem := training_input.e0s_problem(e0s, parameters["mode"])) is not None:
+        return problem
+    try:
+        training_input.check_training(
+            inputs["train"].frames,
+            inputs["valid"].frames,
+            inputs["test"].frames if "test" in inputs else None,
+            inputs["level"].value,
+            parameters,
+            e0s,
+            inputs["foundation"].passport if "foundation" in inputs else None,
+        )
+    except MlFinetuneError as error:
+        return str(error)
+    return None
+
+
+class MaceTrainCalculation(CalcJob):
+    """Train a MACE model in one job: from scratch, or from a foundation."""
+
+    PROGRAM_FILENAMES = ("mace_train.py", "mace_evaluate.py", "mace_passport.py")
+    JOB_FILENAME = "job.json"
+    CONFIG_FILENAME = "mace.yaml"
+    FOUNDATION_FILENAME = "foundation.model"
+    OUTPUT_FILENAME = "mace.log"
+    MODEL_FILENAME = "model.model"
+    PASSPORT_FILENAME = "passport.json"
+    E0S_FILENAME = "e0s.json"
+    LOSS_FILENAME = "loss.jsonl"
+    STATUS_FILENAME = "status.json"
+    PROGRESS_FILENAME = "progress.json"
+    STATE_FILENAME = "restart.pt"
+    PREDICTIONS_FILENAME = "predictions_{}.npz"
+    TRAIN_ARRAYS_FILENAME = "train.npz"
+
+    @classmethod
+    def define(cls, spec: CalcJobProcessSpec) -> None:
+        """Define inputs, outputs and exit codes."""
+        super().define(spec)
+        spec.inputs["code"].validator = validate_program(*PYTHON_PLUGINS)
+        spec.input("train", valid_type=DatasetData, help="Frames to train on (eV, eV/A, eV/A^3).")
+        spec.input("valid", valid_type=DatasetData, help="Frames that choose the best epoch; none of them in `train`.")
+        spec.input("test", valid_type=DatasetData, required=False, help="Frames that only the final errors are for.")
+        spec.input("level", valid_type=orm.Str, serializer=orm.to_aiida_type, help="Key of the level to train on.")
+        spec.input("foundation", valid_type=MaceModelData, required=False, help="Model to start from.")
+        spec.input(
+            "parameters",
+            valid_type=orm.Dict,
+            serializer=orm.to_aiida_type,
+            validator=validate_parameters,
+            help="`mode` (scratch or naive), `seed`, optionally `foundation_head` and `molecule` (formula, for errors "
+            "per molecule), and arguments of mace_run_train by their own names (eV, A).",
+        )
+        spec.input(
+            "e0s",
+            valid_type=orm.Dict,
+            serializer=orm.to_aiida_type,
+            default=lambda: orm.Dict({"source": "estimated"}),
+            help="Atomic reference energies of the final model: `source` is given (with `values`, element: eV), "
+            "foundation, estimated (least squares; of the foundation's residuals in mode naive), or isolated "
+            "(frames of one atom).",
+        )
+        spec.input(
+            "parent_folder",
+            valid_type=orm.RemoteData,
+            required=False,
+            help="Folder of a stopped training to go on with.",
+        )
+        spec.inputs.validator = validate_inputs
+        options = spec.inputs["metadata"]["options"]
+        options["parser_name"].default = "mlfinetune.mace_train"
+        options["output_filename"].default = cls.OUTPUT_FILENAME
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
+
+        spec.output("model", valid_type=MaceModelData, help="The trained model with its passport.")
+        spec.output(
+            "loss_curve",
+            valid_type=orm.ArrayData,
+            help="Per epoch: epoch, train_loss, valid_loss, valid_rmse_energy_eV_per_atom, valid_rmse_forces_eV_A, "
+            "valid_rmse_stress_eV_A3; epoch -1 is the model before training.",
+        )
+        spec.output(
+            "errors", valid_type=orm.Dict, help="Errors of the final model by set: meV, kJ/mol, meV/A, percent."
+        )
+        spec.output(
+            "parity",
+            valid_type=DatasetData,
+            help="Validation and test frames with the reference labels and those of the model (eV, eV/A, eV/A^3).",
+        )
+        spec.output("e0s", valid_type=orm.Dict, help="The reference energies asked for (eV), and how they were found.")
+        spec.default_output_node = "errors"
+
+        spec.exit_code(300, "ERROR_NO_MODEL", message="The job ended without a model and without a reason.")
+        spec.exit_code(301, "ERROR_OUTPUT_INCOMPLETE", message="Outputs are missing or cannot be read: {details}")
+        spec.exit_code(310, "ERROR_MACE_FAILED", message="MACE failed: {details}")
+        spec.exit_code(311, "ERROR_OUT_OF_MEMORY", message="The training ran out of memory: {details}")
+        spec.exit_code(320, "ERROR_LOSS_NAN", message="The loss is not a number: {details}")
+        spec.exit_code(321, "ERROR_LOSS_EXPLODED", message="The training diverged: {details}")
+        spec.exit_code(
+            330, "ERROR_E0_MISMATCH", message="The model's reference energies are not those asked for: {details}"
+        )
+        spec.exit_code(331, "ERROR_MODEL_MISMATCH", message="The model is not what was asked for: {details}")
+        spec.exit_code(340, "ERROR_RESTART_FAILED", message="The training could not be resumed: {details}")
+        spec.exit_code(
+            400, "ERROR_OUT_OF_WALLTIME", message="The training stopped at the time limit, ready to be resumed."
+        )
+        spec.exit_code(
+            401,
+            "ERROR_INTERRUPTED",
+            message="The job was killed during the training; it may be resumed from its folder.",
+        )
+
+    def prepare_for_submission(self, folder: Folder) -> CalcInfo:
+        """Write frames, MACE's input, and what MACE cannot be told."""
+        inputs = self.inputs
+        parameters, level = inputs.parameters.get_dict(), inputs.level.value
+        sets = {name: inputs[name].frames for name in ("train", "valid", "test") if name in inputs}
+        requested = self.requested_e0s(inputs)
+        naive = parameters["mode"] == TrainingMode.NAIVE.value
+        root = Path(folder.abspath)
+        config = training_input.mace_config(parameters, requested)
+        derived = []
+        for name in ("train", "valid"):
+            write_mace_extxyz(root / f"{name}.xyz", sets[name], level)
+            derived.append(f"{name}.xyz")
+        predict = {name: f"{name}.npz" for name in ("valid", "test") if name in sets}
+        for name, filename in predict.items():
+            write_geometry(root / filename, sets[name])
+            derived.append(filename)
+        job: dict[str, Any] = {
+            "mode": parameters["mode"],
+            "e0s": {"source": inputs.e0s["source"], "values": requested},
+            "restart": "parent_folder" in inputs,
+            "predict": predict,
+            "batch_size": config.get("valid_batch_size", 10),
+            "dtype": config["default_dtype"],
+            "device": config["device"],
+            "max_seconds": _usable_seconds(inputs.metadata.options.get("max_wallclock_seconds")),
+            "save_interval_s": SAVE_INTERVAL_S,
+            "max_loss_growth": MAX_LOSS_GROWTH,
+        }
+        calc_info = CalcInfo()
+        calc_info.local_copy_list = []
+        calc_info.remote_copy_list = []
+        if naive:
+            with folder.open(self.TRAIN_ARRAYS_FILENAME, "wb") as handle:
+                arrays = {name: getattr(sets["train"], name) for name in GEOMETRY_ARRAYS}
+                np.savez(handle, **arrays, energy=sets["train"].labels(level).energy)
+            derived.append(self.TRAIN_ARRAYS_FILENAME)
+            foundation = inputs.foundation
+            job["foundation"] = self.FOUNDATION_FILENAME
+            job["foundation_head"] = training_input.foundation_head(parameters, foundation.passport)
+            job["train_frames"] = self.TRAIN_ARRAYS_FILENAME
+            calc_info.local_copy_list.append((foundation.uuid, foundation.MODEL_FILENAME, self.FOUNDATION_FILENAME))
+        if "parent_folder" in inputs:
+            parent = inputs.parent_folder
+            calc_info.remote_copy_list = [
+                (parent.computer.uuid, f"{parent.get_remote_path()}/{name}", name)
+                for name in (self.STATE_FILENAME, "checkpoints", "results")
+            ]
+        with folder.open(self.CONFIG_FILENAME, "w", encoding="utf-8") as handle:
+            yaml.safe_dump(config, handle, sort_keys=True)
+        with folder.open(self.JOB_FILENAME, "w", encoding="utf-8") as handle:
+            json.dump(job, handle, indent=1, sort_keys=True)
+        for name in self.PROGRAM_FILENAMES:
+            text = (resources.files("aiida_mlfinetune.programs") / name).read_text(encoding="utf-8")
+            with folder.open(name, "w", encoding="utf-8") as handle:
+                handle.write(text)
+
+        code_info = CodeInfo()
+        code_info.code_uuid = inputs.code.uuid
+        code_info.cmdline_params = [self.PROGRAM_FILENAMES[0], self.JOB_FILENAME]
+        code_info.stdout_name = inputs.metadata.options.output_filename
+        code_info.join_files = True
+        calc_info.codes_info = [code_info]
+        calc_info.provenance_exclude_list = derived
+        calc_info.retrieve_list = [
+            inputs.metadata.options.output_filename,
+            self.MODEL_FILENAME,
+            self.PASSPORT_FILENAME,
+            self.E0S_FILENAME,
+            self.LOSS_FILENAME,
+            self.STATUS_FILENAME,
+            self.PROGRESS_FILENAME,
+            *(self.PREDICTIONS_FILENAME.format(name) for name in predict),
+        ]
+        return calc_info
+
+    @staticmethod
+    def requested_e0s(inputs: Any) -> dict[str, float] | None:
+        """Return the reference energies in eV that the inputs ask for, None if only the job can find them."""
+        return training_input.resolve_e0s(
+            inputs.train.frames,
+            inputs.level.value,
+            inputs.parameters.get_dict(),
+            inputs.e0s.get_dict(),
+            inputs.foundation.passport if "foundation" in inputs else None,
+        )
+
+
+def _usable_seconds(wall: float | None) -> float | None:
+    """Return how long the program may run before it saves and stops; None without a limit."""
+    if wall is None:
+        return None
+    return max(0.5 * wall, wall - max(WALL_MARGIN[0], WALL_MARGIN[1] * wall))

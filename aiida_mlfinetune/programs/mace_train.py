@@ -1,0 +1,357 @@
+"""Train a MACE model in one process, with the reference energies that were asked for, and stop cleanly.
+
+Stand-alone: needs numpy, torch and MACE only, and ``mace_evaluate.py`` and ``mace_passport.py`` beside it. Run as
+``python mace_train.py job.json``. MACE's own input is ``mace.yaml``; ``job.json`` says what MACE cannot be told:
+
+- ``e0s``: the reference energies of a fine-tuned model, given or to be estimated. MACE keeps the foundation's where
+  the elements are the same, so they are written into a copy of the foundation that MACE then starts from.
+- ``max_seconds``: when to save the state and stop. The state holds weights, optimiser, averages, schedules and random
+  numbers, so that a restarted run gives what an uninterrupted one gives; one that cannot be read is an error.
+- ``patience``: MACE counts epochs without improvement, but does not stop.
+
+Written are ``model.model``, ``passport.json``, ``e0s.json``, ``predictions_<set>.npz``, ``loss.jsonl`` and, in every
+case, ``status.json``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+import math
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+START = time.monotonic()
+
+import numpy as np  # noqa: E402 - the clock starts before the slow imports
+import yaml  # noqa: E402
+
+CONFIG_FILE = "mace.yaml"
+STATE_FILE = "restart.pt"
+STATUS_FILE = "status.json"
+PROGRESS_FILE = "progress.json"
+FOUNDATION_COPY = "foundation_e0s.model"
+MODEL_FILE = "model.model"
+LOSS_FILE = "loss.jsonl"
+
+
+class Stop(BaseException):
+    """Leave the training; not an ``Exception``, because MACE swallows those at a restart."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class OutOfPatience(BaseException):
+    """End the training as if the last epoch had been reached."""
+
+
+# reference energies ---------------------------------------------------------------------------------------------
+
+
+def least_squares_shift(counts: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the shift c of smallest norm that minimises ``|counts c - residuals|``, and the rank of ``counts``.
+
+    Equation 5 of the CaCO3 report: ``counts`` (n, elements), ``residuals`` (n,) eV, label minus model.
+    """
+    shift, _, rank, _ = np.linalg.lstsq(counts.astype(float), residuals, rcond=None)
+    return shift, int(rank)
+
+
+def prepare_foundation(job: dict[str, Any]) -> dict[str, float]:
+    """Write the foundation with one head and the reference energies asked for; return these by element."""
+    import torch
+    from ase.data import chemical_symbols
+    from mace.tools.scripts_utils import remove_pt_head
+    from mace_evaluate import load_model, read_frames
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    model = load_model(job["foundation"])
+    if len(getattr(model, "heads", None) or ["Default"]) > 1:
+        model = remove_pt_head(model, job["foundation_head"])
+    model = model.to(getattr(torch, job["dtype"]))
+    known = [chemical_symbols[int(z)] for z in model.atomic_numbers]
+    stored = model.atomic_energies_fn.atomic_energies
+    energies = dict(zip(known, stored.double().reshape(-1).tolist(), strict=True))
+    frames = read_frames(job["train_frames"])
+    if job["e0s"]["source"] == "estimated":
+        wanted, details = estimate_energies(model, energies, frames, job)
+    else:
+        wanted = {element: float(value) for element, value in job["e0s"]["values"].items()}
+        details = {}
+    flat = torch.tensor([wanted.get(element, energies[element]) for element in known])
+    model.atomic_energies_fn.atomic_energies = flat.to(stored.dtype).reshape(stored.shape)
+    torch.save(model, FOUNDATION_COPY)
+    torch.set_default_dtype(before)
+    _write_json("e0s.json", {"source": job["e0s"]["source"], "values": wanted, **details})
+    return wanted
+
+
+def estimate_energies(
+    model: Any, energies: dict[str, float], frames: dict[str, np.ndarray], job: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the model's reference energies, shifted by least squares to the labels of ``frames``, and the fit."""
+    from ase.data import atomic_numbers, chemical_symbols
+    from mace_evaluate import predict
+
+    used = [chemical_symbols[z] for z in np.unique(frames["numbers"])]
+    head = (getattr(model, "heads", None) or ["Default"])[0]
+    labelled = ~np.isnan(frames["energy"])
+    predicted = predict(copy.deepcopy(model), frames, head, job["batch_size"], job["dtype"], job["device"])
+    starts = frames["offsets"][:-1]
+    counts = np.stack(
+        [np.add.reduceat((frames["numbers"] == atomic_numbers[element]).astype(int), starts) for element in used],
+        axis=1,
+    )[labelled]
+    residuals = (frames["energy"] - predicted["energy"])[labelled]
+    shift, rank = least_squares_shift(counts, residuals)
+    sizes = counts.sum(axis=1)
+    details = {
+        "rank": rank,
+        "shift": dict(zip(used, shift.tolist(), strict=True)),
+        "rmse_before_eV_per_atom": float(np.sqrt(np.mean((residuals / sizes) ** 2))),
+        "rmse_after_eV_per_atom": float(np.sqrt(np.mean(((residuals - counts @ shift) / sizes) ** 2))),
+    }
+    return {element: energies[element] + float(c) for element, c in zip(used, shift, strict=True)}, details
+
+
+# supervision ----------------------------------------------------------------------------------------------------
+
+
+class Supervisor:
+    """Stands in for ``mace.tools.train``: the same training, watched, and able to stop and to go on."""
+
+    def __init__(self, job: dict[str, Any], config: dict[str, Any]) -> None:
+        self.job = job
+        self.fingerprint = _fingerprint(job, config)
+        self.max_seconds = job.get("max_seconds") or math.inf
+        self.last_saved = time.monotonic()
+        self.last_entry: float | None = None
+        self.longest_epoch = 0.0
+        self.first_loss: float | None = None
+        self.valid_loss = math.inf
+        self.best: dict[str, float] = {}
+        self.since_best = 0
+        self.module = importlib.import_module("mace.tools.train")
+        self.original = self.module.train
+        self.original_epoch = self.module.train_one_epoch
+        self.original_log = self.module.valid_err_log
+
+    def __call__(self, **kwargs: Any) -> None:
+        """Train with the arguments of ``mace.tools.train``."""
+        self.parts = kwargs
+        self.save_best = kwargs["checkpoint_handler"].save
+        kwargs["checkpoint_handler"].save = self._save_best
+        kwargs["logger"] = _FiniteLogger(kwargs["logger"])
+        self.module.train_one_epoch = self._epoch
+        self.module.valid_err_log = self._validated
+        if self.job["restart"]:
+            kwargs["start_epoch"] = self._load()
+        try:
+            self.original(**kwargs)
+        except OutOfPatience as stop:
+            print(stop)
+        finally:
+            self.module.train_one_epoch = self.original_epoch
+            self.module.valid_err_log = self.original_log
+        kwargs["checkpoint_handler"].save = self.save_best
+
+    def _epoch(self, **kwargs: Any) -> None:
+        """Before an epoch, with everything before it done: stop or save where it is time to."""
+        now, epoch = time.monotonic(), kwargs["epoch"]
+        if self.last_entry is not None:
+            self.longest_epoch = max(self.longest_epoch, now - self.last_entry)
+        self.last_entry = now
+        if self._patience_is_over(epoch):
+            raise OutOfPatience(f"no improvement in {self.since_best} epochs: training ends before epoch {epoch}")
+        if now - START + 3 * self.longest_epoch > self.max_seconds:
+            self._save(epoch)
+            raise Stop("out_of_time", f"stopped before epoch {epoch} at the limit of {self.max_seconds:.0f} s")
+        if now - self.last_saved > self.job["save_interval_s"]:
+            self._save(epoch)
+        self.original_epoch(**kwargs)
+
+    def _validated(self, valid_loss: float, eval_metrics: Any, logger: Any, log_errors: str, *rest: Any) -> None:
+        """After a validation: log as MACE does, then look at the loss."""
+        self.original_log(valid_loss, eval_metrics, logger, log_errors, *rest)
+        loss, epoch = float(valid_loss), rest[0]
+        if not math.isfinite(loss):
+            raise Stop("loss_nan", f"the validation loss is {loss} at epoch {epoch}")
+        self.first_loss = loss if self.first_loss is None else self.first_loss
+        if loss > self.job["max_loss_growth"] * self.first_loss:
+            raise Stop("loss_exploded", f"the validation loss rose from {self.first_loss:g} to {loss:g}")
+        self.valid_loss = loss
+        if epoch is not None:
+            improved = loss < self.best.get(self._stage(epoch), math.inf)
+            self.since_best = 0 if improved else self.since_best + 1
+            _write_json(PROGRESS_FILE, {"epoch": epoch, "max_num_epochs": self.parts["max_num_epochs"]})
+
+    def _save_best(self, state: Any, epochs: int, keep_last: bool = False) -> None:
+        """Save MACE's checkpoint of the best model, unless an earlier part of this run had a better one."""
+        stage = self._stage(epochs)
+        if self.valid_loss < self.best.get(stage, math.inf):
+            self.best[stage] = self.valid_loss
+            self.save_best(state, epochs, keep_last)
+
+    def _stage(self, epoch: int) -> str:
+        swa = self.parts["swa"]
+        return "two" if swa is not None and epoch >= swa.start else "one"
+
+    def _patience_is_over(self, epoch: int) -> bool:
+        swa = self.parts["swa"]
+        return self.since_best >= self.parts["patience"] and (swa is None or epoch > swa.start)
+
+    def _stateful(self) -> dict[str, Any]:
+        parts = {name: self.parts[name] for name in ("model", "optimizer", "lr_scheduler")}
+        if self.parts["ema"] is not None:
+            parts["ema"] = self.parts["ema"]
+        if self.parts["swa"] is not None:
+            parts["swa_model"], parts["swa_scheduler"] = self.parts["swa"].model, self.parts["swa"].scheduler
+        return parts
+
+    def _save(self, epoch: int) -> None:
+        """Save all that the rest of the training depends on; the old file stays until the new one is whole."""
+        import torch
+
+        state = {
+            "fingerprint": self.fingerprint,
+            "epoch": epoch,
+            "parts": {name: part.state_dict() for name, part in self._stateful().items()},
+            "random": torch.get_rng_state(),
+            "order": self.parts["train_loader"].generator.get_state(),
+            "first_loss": self.first_loss,
+            "valid_loss": self.valid_loss,
+            "best": self.best,
+            "since_best": self.since_best,
+        }
+        partial = Path(STATE_FILE + ".part")
+        torch.save(state, partial)
+        partial.replace(STATE_FILE)
+        self.last_saved = time.monotonic()
+
+    def _load(self) -> int:
+        """Restore the state, and return the epoch to go on with.
+
+        Raises:
+            Stop: there is no state, or it belongs to another training.
+        """
+        import torch
+
+        try:
+            state = torch.load(STATE_FILE, map_location=self.parts["device"], weights_only=False)
+            if state["fingerprint"] != self.fingerprint:
+                raise ValueError("the saved state belongs to a training with other inputs")
+            for name, part in self._stateful().items():
+                part.load_state_dict(state["parts"][name])
+            torch.set_rng_state(state["random"].cpu())
+            self.parts["train_loader"].generator.set_state(state["order"].cpu())
+        except Exception as error:
+            raise Stop("restart_failed", f"cannot go on from {STATE_FILE}: {type(error).__name__}: {error}") from error
+        self.first_loss, self.valid_loss = state["first_loss"], state["valid_loss"]
+        self.best, self.since_best = state["best"], state["since_best"]
+        for path in Path("checkpoints").glob("*_epoch-*.pt"):
+            if int(path.stem.split("_epoch-")[1].removesuffix("_swa")) >= state["epoch"]:
+                path.unlink()
+        print(f"restarted before epoch {state['epoch']}")
+        return int(state["epoch"])
+
+
+class _FiniteLogger:
+    """MACE's logger of metrics, which stops the training at the first loss that is not a number."""
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+        self.path = logger.path
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.logger.log(metrics)
+        if metrics.get("mode") == "opt" and not np.isfinite(float(metrics["loss"])):
+            raise Stop("loss_nan", f"the training loss is {float(metrics['loss'])} in epoch {metrics['epoch']}")
+
+
+def _fingerprint(job: dict[str, Any], config: dict[str, Any]) -> str:
+    """Return a checksum of all that defines the training but for its length."""
+    digest = hashlib.sha256()
+    settings = {key: value for key, value in config.items() if key != "max_num_epochs"}
+    digest.update(json.dumps([settings, job["e0s"]], sort_keys=True).encode())
+    for name in ("train_file", "valid_file"):
+        digest.update(Path(config[name]).read_bytes())
+    if job.get("foundation"):
+        digest.update(Path(job["foundation"]).read_bytes())
+    return digest.hexdigest()
+
+
+# the run --------------------------------------------------------------------------------------------------------
+
+
+def train(job: dict[str, Any]) -> None:
+    """Run MACE, then describe the model and predict the frames that it was not trained on."""
+    import mace
+    from mace import tools
+    from mace.cli.run_train import run
+    from mace_evaluate import load_model, predict, read_frames
+    from mace_passport import describe_model
+
+    config = yaml.safe_load(Path(CONFIG_FILE).read_text(encoding="utf-8"))
+    if job["restart"] and not Path(STATE_FILE).exists():
+        raise Stop("restart_failed", f"the parent folder holds no {STATE_FILE}")
+    if job.get("foundation"):
+        prepare_foundation(job)
+    supervisor = Supervisor(job, config)
+    tools.train = supervisor
+    try:
+        run(tools.build_default_arg_parser().parse_args(["--config", CONFIG_FILE]))
+    finally:
+        tools.train = supervisor.original
+    suffix = "_stagetwo" if config.get("swa") else ""
+    shutil.copyfile(f"{config['name']}{suffix}.model", MODEL_FILE)
+    passport = describe_model(MODEL_FILE, mace.__version__)
+    for name, path in job["predict"].items():
+        arrays = predict(
+            load_model(MODEL_FILE, job["device"]),
+            read_frames(path),
+            passport["heads"][-1],
+            job["batch_size"],
+            job["dtype"],
+            job["device"],
+        )
+        np.savez(f"predictions_{name}.npz", **arrays)
+    _write_json("passport.json", passport)
+
+
+def main(path: str) -> int:
+    """Train as the file ``path`` says, and leave a status in every case."""
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
+    status, message = "finished", ""
+    try:
+        train(job)
+    except Stop as stop:
+        status, message = stop.status, stop.message
+    except MemoryError as error:
+        status, message = "out_of_memory", str(error)
+    except Exception as error:  # noqa: BLE001 - whatever MACE raises is reported in the status, with its traceback
+        traceback.print_exc()
+        short_of_memory = "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
+        status, message = "out_of_memory" if short_of_memory else "failed", f"{type(error).__name__}: {error}"
+    for metrics in sorted(Path("results").glob("*_train.txt")):
+        shutil.copyfile(metrics, LOSS_FILE)
+    _write_json(STATUS_FILE, {"status": status, "message": message, "wall_s": round(time.monotonic() - START, 3)})
+    print(f"{status}: {message}" if message else status)
+    return 0 if status == "finished" else 1
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    Path(path).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
