@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "aiida_mlfinetune.cli.run:run",
     "status": "aiida_mlfinetune.cli.status:status",
     "report": "aiida_mlfinetune.cli.report:report",
+    "dataset": "aiida_mlfinetune.cli.dataset:dataset",
+    "model": "aiida_mlfinetune.cli.model:model",
 }
 """Where each command lives; a module is imported when its command is called or listed."""
 

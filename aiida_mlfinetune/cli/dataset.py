@@ -22,14 +22,14 @@ STYLES = ("full", "ase", "mace")
 
 @click.group()
 def dataset() -> None:
-    r"""Frames with labels: import a file, export one, show what is in a node.
+    """Frames with labels: import a file, export one, show what is in a node.
 
     \b
     New here?
       aiida-mlfinetune dataset import frames.xyz --level pbe-d3/vasp
       aiida-mlfinetune dataset show PK
       aiida-mlfinetune dataset export PK train.xyz --format mace --level pbe-d3/vasp
-    """
+    """  # noqa: D301 - click reads the control character
 
 
 @dataset.command("import")

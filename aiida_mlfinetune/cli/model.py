@@ -17,14 +17,14 @@ __all__ = ("model",)
 
 @click.group()
 def model() -> None:
-    r"""MACE models: show a passport, import a file.
+    """MACE models: show a passport, import a file.
 
     \b
     New here?
       aiida-mlfinetune model show ice-xtb            the foundation that the package ships
       aiida-mlfinetune model import my.model --trust
       aiida-mlfinetune model show PK
-    """
+    """  # noqa: D301 - click reads the control character
 
 
 @model.command("show")

@@ -76,7 +76,7 @@ READERS = {
     "AseLabelCalculation": Reader("progress.txt", _step, "frames", _n_frames),
     "MaceEvaluateCalculation": Reader("progress.txt", _step, "frames", _n_frames),
     "MaceTrainCalculation": Reader("progress.json", finished_epochs, "epochs", lambda _: None),
-    "IpiCalculation": Reader("simulation.out", _step, "MD steps", _n_steps),
+    "IpiCalculation": Reader("*.properties", _step, "MD steps", _n_steps),
 }
 """By the name of the calculation's class."""
 
