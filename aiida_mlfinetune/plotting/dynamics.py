@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from aiida_mlfinetune.common.units import EV_MEV
-from aiida_mlfinetune.plotting.style import INK, PALETTE
+from aiida_mlfinetune.plotting.style import INK, PALETTE, add_legend
 
 FloatArray = NDArray[np.float64]
 FS_PER_PS = 1000.0
@@ -32,7 +32,7 @@ def plot_energies(
             ax.plot(time, relative, color=colour, linewidth=1.1, label=label)
     ax.set_xlabel("time / ps")
     ax.set_ylabel("energy − mean / (meV/atom)")
-    ax.legend(loc="best")
+    add_legend(ax)
     return ax
 
 
@@ -45,7 +45,7 @@ def plot_temperature(ax: Axes, time_fs: FloatArray, temperature: FloatArray, tar
         ax.axhline(target, color=PALETTE[1], linewidth=1.0, linestyle="--", label=f"target {target:g} K")
     ax.set_xlabel("time / ps")
     ax.set_ylabel("temperature / K")
-    ax.legend(loc="best")
+    add_legend(ax)
     return ax
 
 
@@ -82,7 +82,7 @@ def plot_density(
             ax.axhspan(mean - error, mean + error, color=PALETTE[1], alpha=0.2, linewidth=0)
     ax.set_xlabel("time / ps")
     ax.set_ylabel("density / (g/cm³)")
-    ax.legend(loc="best")
+    add_legend(ax)
     return ax
 
 

@@ -27,9 +27,6 @@ RC: Final[dict[str, Any]] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "font.size": 9,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -46,6 +43,12 @@ def new_figure(n_columns: int = 1, width: float = 4.4, height: float = 2.9) -> t
         figure = Figure(figsize=(width * n_columns, height), layout="constrained")
         axes = [figure.add_subplot(1, n_columns, column + 1) for column in range(n_columns)]
     return figure, axes
+
+
+def add_legend(ax: Axes, loc: str = "best") -> None:
+    """Add a legend without a frame to an axis that has anything to name."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc=loc, frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
 
 
 def to_svg(figure: Figure, name: str) -> str:

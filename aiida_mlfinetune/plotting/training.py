@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from aiida_mlfinetune.plotting.style import INK, PALETTE
+from aiida_mlfinetune.plotting.style import INK, PALETTE, add_legend
 
 FloatArray = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ def plot_loss(ax: Axes, epoch: FloatArray, train: FloatArray | None, valid: Floa
             drawn = True
     if drawn:
         ax.set_yscale("log")
-        ax.legend(loc="best")
+        add_legend(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
     return ax
@@ -36,7 +36,7 @@ def plot_rmse(ax: Axes, epoch: FloatArray, energy: FloatArray | None, forces: Fl
             ax.plot(epoch, values, color=colour, linewidth=1.3, marker=".", markersize=4, label=label)
     if ax.lines:
         ax.set_yscale("log")
-        ax.legend(loc="best")
+        add_legend(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("RMSE on validation frames")
     return ax
@@ -66,7 +66,9 @@ def plot_parity(
     for number, name in enumerate(np.unique(names[valid])):
         own = valid & (names == name)
         colour = PALETTE[number % len(PALETTE)]
-        ax.plot(x[own], y[own], ".", color=colour, markersize=5, alpha=0.6, markeredgewidth=0, label=str(name) or None)
+        ax.plot(
+            x[own], y[own], "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0, label=str(name) or None
+        )
     if valid.any():
         low, high = float(min(x[valid].min(), y[valid].min())), float(max(x[valid].max(), y[valid].max()))
         margin = 0.05 * (high - low) or 1.0
@@ -75,9 +77,9 @@ def plot_parity(
         ax.set_xlim(*limits)
         ax.set_ylim(*limits)
         rmse = float(np.sqrt(np.mean((y - x)[valid] ** 2)))
-        ax.set_title(f"RMSE {rmse:.3g} {unit}", loc="left")
-    if groups is not None and valid.any():
-        ax.legend(loc="lower right", handletextpad=0.1)
+        ax.set_title(f"RMSE {rmse:.3g} {unit}", loc="left", fontsize=9)
+    if groups is not None:
+        add_legend(ax, "lower right")
     ax.set_aspect("equal", adjustable="box")
     ax.set_xlabel(f"reference {quantity} / ({unit})")
     ax.set_ylabel(f"model {quantity} / ({unit})")

@@ -41,7 +41,7 @@ def _row(depth: int, node: orm.ProcessNode) -> tuple[str, ...]:
     else:
         state = node.process_state.value if node.process_state else "created"
     seconds = (node.mtime - node.ctime).total_seconds()
-    indent = " " * 3 * depth
+    indent = "\u2003" * depth  # wide spaces, which HTML keeps
     return (
         indent + (node.process_label or type(node).__name__),
         role(node),
