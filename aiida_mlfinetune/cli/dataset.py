@@ -148,7 +148,10 @@ def show(identifier: str) -> None:
     sources = [source for source in node.frame_sources if source]
     if sources:
         console.print("Sources    " + ", ".join(sources[:4]) + (f" and {len(sources) - 4} more" * (len(sources) > 4)))
-    table = Table("level", "method", "energy", "energies", "forces", "stress", "mean (eV/atom)", "std (eV/atom)")
+    table = Table("level", "method", "energy", "energies", "forces", "stress", "eV/atom", "+-")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for key, entry in node.levels.items():
         counts, statistics = entry["counts"], entry["energy_eV_per_atom"]
         numbers = [f"{statistics[name]:.6f}" if statistics else "" for name in ("mean", "std")]

@@ -16,6 +16,7 @@ from aiida import orm
 
 import aiida_mlfinetune
 from aiida_mlfinetune.common.errors import ModelError
+from aiida_mlfinetune.common.jsonable import plain_json
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.programs.mace_passport import describe_model
 from aiida_mlfinetune.science.passport import Passport
@@ -127,8 +128,9 @@ def get_or_create(content: bytes, passport: Passport) -> MaceModelData:
     Raises:
         ModelError: the checksum in the passport is not that of the bytes.
     """
+    wanted = plain_json(passport.to_dict())
     for node in _stored(passport.sha256):
-        if node.passport == passport:
+        if plain_json(node.passport.to_dict()) == wanted:
             return node
     model = MaceModelData(content=content, passport=passport)
     model.store()

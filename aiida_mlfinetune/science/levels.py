@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.common.errors import LabelsError
+from aiida_mlfinetune.common.jsonable import plain_json
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -48,8 +48,8 @@ class Level:
             raise LabelsError(f"the level key {self.key!r} is empty or holds white space: use a name like 'pbe/cp2k'")
         object.__setattr__(self, "energy", EnergyKind(self.energy))
         try:
-            object.__setattr__(self, "settings", json.loads(json.dumps(dict(self.settings))))
-        except TypeError as error:
+            object.__setattr__(self, "settings", plain_json(dict(self.settings)))
+        except (TypeError, ValueError) as error:
             raise LabelsError(f"the settings of level {self.key!r} are not plain JSON: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:

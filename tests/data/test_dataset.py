@@ -108,6 +108,14 @@ def test_energy_only_frames_and_frames_without_labels(plain_frames):
     assert node.frames.labels("nothing").counts == {"energy": 0, "forces": 0, "stress": 0}
 
 
+def test_levels_read_back_equal_whatever_numbers_define_them(plain_frames):
+    level = Level("x", settings={"cutoff_eV": 408.17079582300001, "huge": 1e20, "list": (0.1 + 0.2, 7), "none": None})
+    frames = plain_frames.with_labels(Labels.build(level, plain_frames.offsets, np.arange(7.0)))
+    back = orm.load_node(DatasetData(frames).store().pk)
+    assert back.frames.labels("x").level == level
+    assert back.frames.content_hash() == back.content_hash
+
+
 def test_a_view_stores_indices_only_and_reads_like_the_frames(labelled_frames):
     root = DatasetData(labelled_frames).store()
     view = orm.load_node(DatasetData.subset(root, [5, 0, 2]).store().pk)

@@ -137,6 +137,7 @@ def test_levels_survive_json_and_refuse_what_they_do_not_know():
         Level.from_dict({"key": "x", "functional": "pbe"})
     with pytest.raises(LabelsError, match="white space"):
         Level("my level")
+    assert Level("x", settings={"cutoff": 0.1 + 0.2}) == Level("x", settings={"cutoff": 0.3})
     with pytest.raises(LabelsError, match="not plain JSON"):
         Level("x", settings={"f": object()})
 
