@@ -47,6 +47,7 @@ class ObservableData(orm.Data):
             warnings: what a reader must know before using the value.
             arrays: named arrays, where the observable is a curve.
             details: further JSON-serialisable facts.
+            **kwargs: passed on to ``orm.Data``.
 
         Raises:
             MlFinetuneError: value or error missing or not a number, an infinite error without a warning.
