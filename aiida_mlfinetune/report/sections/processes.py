@@ -18,7 +18,7 @@ CITATIONS = (
     "GFN1-xTB: Grimme et al., J. Chem. Theory Comput. 13, 1989 (2017), 10.1021/acs.jctc.7b00118.",
     "MACE: Batatia et al., NeurIPS 35, 11423 (2022), arXiv:2206.07697.",
     "i-PI: Litman et al., J. Chem. Phys. 161, 062504 (2024), 10.1063/5.0215869.",
-    "Equilibration and errors: Chodera, J. Chem. Theory Comput. 12, 1799 (2016), 10.1021/acs.jctc.5b00784.",
+    "Errors of means: Geyer, Statist. Sci. 7, 473 (1992); Wolff, Comput. Phys. Commun. 156, 143 (2004).",
 )
 
 
