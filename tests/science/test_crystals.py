@@ -16,6 +16,7 @@ from aiida_mlfinetune.science.molecules import gas_molecule, perceive_crystal
     ("name", "formula", "n_molecules", "density", "space_group"),
     [
         ("ice-xi", "H2O", 8, 0.935, 36),
+        ("ice-ic", "H2O", 8, 0.931, 109),
         ("carbon-dioxide", "CO2", 4, 1.643, 205),
         ("ammonia", "H3N", 4, 0.838, 198),
     ],
@@ -30,7 +31,8 @@ def test_crystal_has_the_published_composition_density_and_symmetry(name, formul
 
 
 @pytest.mark.parametrize(
-    ("name", "bond", "angle"), [("ice-xi", 0.985, 109.5), ("carbon-dioxide", 1.154, 180.0), ("ammonia", 0.99, 107.0)]
+    ("name", "bond", "angle"),
+    [("ice-xi", 0.985, 109.5), ("ice-ic", 0.985, 109.5), ("carbon-dioxide", 1.154, 180.0), ("ammonia", 0.99, 107.0)],
 )
 def test_molecule_has_a_sensible_geometry(name, bond, angle):
     molecule = gas_molecule(build_crystal(name))
@@ -40,8 +42,9 @@ def test_molecule_has_a_sensible_geometry(name, bond, angle):
     assert molecule.get_angle(arms[0], centre, arms[1]) == pytest.approx(angle, abs=1.5)
 
 
-def test_every_ice_xi_oxygen_donates_two_bonds_and_accepts_two():
-    atoms = build_crystal("ice-xi")
+@pytest.mark.parametrize("name", ["ice-xi", "ice-ic"])
+def test_every_oxygen_donates_two_bonds_and_accepts_two(name):
+    atoms = build_crystal(name)
     oxygen, hydrogen = np.flatnonzero(atoms.numbers == 8), np.flatnonzero(atoms.numbers == 1)
     distances = np.array([atoms.get_distances(h, oxygen, mic=True) for h in hydrogen])
     assert ((distances < 1.0).sum(axis=0) == 2).all()
@@ -51,4 +54,4 @@ def test_every_ice_xi_oxygen_donates_two_bonds_and_accepts_two():
 def test_an_unknown_crystal_is_refused_with_the_known_names():
     with pytest.raises(StudyError, match=r"ice-xii.*ice-xi"):
         build_crystal("ice-xii")
-    assert set(CRYSTALS) == {"ice-xi", "carbon-dioxide", "ammonia"}
+    assert set(CRYSTALS) == {"ice-xi", "ice-ic", "carbon-dioxide", "ammonia"}
