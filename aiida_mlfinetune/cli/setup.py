@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ("SetupResult", "make_ready", "setup")
 
-CACHED = (
-    "aiida.calculations:cp2k",
-    "aiida.calculations:mlfinetune.*",
-    "aiida_mlfinetune.calculations.functions.*",
-)
-"""What is answered from AiiDA's cache in a profile that caches nothing by default."""
+CACHED = ("aiida.calculations:cp2k", "aiida*mlfinetune*")
+"""What is answered from AiiDA's cache in a profile that caches nothing by default.
+
+The second stands for entry points (``aiida.calculations:mlfinetune.ipi``) and for calcfunctions (by module); AiiDA
+accepts patterns of modules only if they start like the name of an entry point group.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,15 @@ def _ensure_profile(name: str | None, messages: list[str]) -> Profile:
     current = get_profile()
     if current is not None and name in (None, current.name):
         messages.append(f"profile {current.name}: in use")
-        return current
+        return _check_broker(current, messages)
     try:
         config = get_config(create=False)
     except MissingConfigurationError:
         config = get_config(create=True)
     wanted = name or config.default_profile_name or "mlfinetune"
     if wanted in config.profile_names:
-        profile = load_profile(wanted, allow_switch=True)
         messages.append(f"profile {wanted}: found in {config.dirpath}")
-        if profile.process_control_backend is None:
-            messages.append(
-                f"profile {wanted} has no broker, so that nothing can be submitted to a daemon: "
-                f"run `verdi profile configure-broker core.zeromq -p {wanted}`"
-            )
-        return profile
+        return _check_broker(load_profile(wanted, allow_switch=True), messages)
     broker = "core.zeromq"
     create_profile(
         config,
@@ -106,6 +100,16 @@ def _ensure_profile(name: str | None, messages: list[str]) -> Profile:
     config.store()
     messages.append(f"profile {wanted}: made in {config.dirpath} (SQLite, ZeroMQ broker, caching on)")
     return load_profile(wanted, allow_switch=True)
+
+
+def _check_broker(profile: Profile, messages: list[str]) -> Profile:
+    """Return the profile, with a message where nothing can be submitted in it."""
+    if profile.process_control_backend is None:
+        messages.append(
+            f"profile {profile.name} has no broker, so that nothing can be submitted to a daemon: run "
+            f"`verdi profile configure-broker core.zeromq -p {profile.name}`"
+        )
+    return profile
 
 
 def _ensure_caching(profile: Profile, messages: list[str]) -> None:
