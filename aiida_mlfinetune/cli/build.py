@@ -44,8 +44,8 @@ def study_builder(study: Study) -> ProcessBuilder:
     return builder
 
 
-def read_crystal(path: Path) -> StructureData:
-    """Return the crystal in a file, an existing equal node where there is one.
+def read_crystal(source: Path | str) -> StructureData:
+    """Return the crystal in a file, or the one of that name in the package.
 
     Raises:
         StudyError: ASE cannot read the file, or the structure is not periodic in three directions.
@@ -54,6 +54,11 @@ def read_crystal(path: Path) -> StructureData:
     from ase.io import read
     from ase.io.formats import UnknownFileTypeError
 
+    from aiida_mlfinetune.science.crystals import build_crystal
+
+    if isinstance(source, str):
+        return StructureData(ase=build_crystal(source))
+    path = source
     try:
         atoms = read(path)
     except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration, AssertionError, OSError) as error:

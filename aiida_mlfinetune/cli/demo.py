@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ("demo",)
 
-LABEL = "demo: ice XI"
+CRYSTAL = "ice-ic"
+LABEL = "demo: cubic ice"
 REPORT = "report.html"
 RESULTS = ("density", "sublimation_enthalpy")
 
@@ -118,9 +118,7 @@ def submit_demo() -> WorkChainNode:
     from aiida_mlfinetune.cli.build import study_builder
     from aiida_mlfinetune.cli.study import Study
 
-    with resources.as_file(resources.files("aiida_mlfinetune") / "examples" / "ice_xi.cif") as crystal:
-        builder = study_builder(Study(crystal=crystal, protocol="demo", label=LABEL))
-    return submit(builder)
+    return submit(study_builder(Study(crystal=CRYSTAL, protocol="demo", label=LABEL)))
 
 
 def show_results(node: WorkChainNode, console: Console, report: Path, seconds: float) -> None:

@@ -19,7 +19,7 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
 
     \b
     A study of one line is enough:
-      crystal: my_ice.cif         # anything that ASE reads; the path is relative to the study file
+      crystal: my_ice.cif         # anything that ASE reads, relative to the study file; or ice-ic, carbon-dioxide, ...
     and may also hold:
       protocol: fast              # demo, fast, balanced, kaur2025
       temperature_K: 100

@@ -22,7 +22,8 @@ class Study:
     """The content of a study file.
 
     Attributes:
-        crystal: file with the crystal's structure, of any format that ASE reads.
+        crystal: file with the crystal's structure, of any format that ASE reads, or the name of a crystal that comes
+            with the package.
         protocol: name of the protocol, None for the default one.
         temperature_K: temperature in K, None for that of the protocol.
         pressure_bar: pressure in bar, None for that of the protocol.
@@ -32,7 +33,7 @@ class Study:
         label: name of the run in the database.
     """
 
-    crystal: Path
+    crystal: Path | str
     protocol: str | None = None
     temperature_K: float | None = None  # noqa: N815 - the unit is part of the name
     pressure_bar: float | None = None
@@ -61,9 +62,7 @@ def read_study(path: Path) -> Study:
     refuse_unknown(content, [entry.name for entry in fields(Study)], str(path))
     if not isinstance(content.get("crystal"), str):
         raise StudyError(f"{path} names no crystal: add a line such as `crystal: ice.cif`")
-    crystal = path.parent / content["crystal"]
-    if not crystal.is_file():
-        raise StudyError(f"{path}: there is no file {crystal}; `crystal` is relative to the study file")
+    crystal = _crystal(content["crystal"], path)
     codes = _mapping(content, "codes", path)
     refuse_unknown(codes, CODES, f"{path}, codes")
     return Study(
@@ -74,7 +73,7 @@ def read_study(path: Path) -> Study:
         foundation=_text(content, "foundation", path),
         codes={name: str(value) for name, value in codes.items()},
         overrides=_mapping(content, "overrides", path),
-        label=_text(content, "label", path) or crystal.stem,
+        label=_text(content, "label", path) or Path(crystal).stem,
     )
 
 
@@ -85,6 +84,21 @@ def refuse_unknown(given: Mapping[str, Any], known: list[str] | tuple[str, ...],
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
             raise StudyError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def _crystal(value: str, path: Path) -> Path | str:
+    """Return the file with the crystal, or the name of one that comes with the package."""
+    from aiida_mlfinetune.science.crystals import CRYSTALS
+
+    file = path.parent / value
+    if file.is_file():
+        return file
+    if value in CRYSTALS:
+        return value
+    raise StudyError(
+        f"{path}: there is no file {file} (a path is relative to the study file), and no crystal {value!r} in the "
+        f"package, which has {', '.join(CRYSTALS)}"
+    )
 
 
 def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:

@@ -36,6 +36,11 @@ def test_a_full_study(tmp_path: Path):
     assert study.label == "mine"
 
 
+def test_a_crystal_of_the_package_is_named(tmp_path: Path):
+    study = read_study(write(tmp_path, "crystal: carbon-dioxide"))
+    assert (study.crystal, study.label) == ("carbon-dioxide", "carbon-dioxide")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
