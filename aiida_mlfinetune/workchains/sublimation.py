@@ -1,0 +1,190 @@
+"""``mlfinetune.sublimation``: from a molecular crystal to its density and sublimation enthalpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiida import orm
+from aiida.common import AttributeDict
+from aiida.engine import ExitCode, WorkChain
+
+from aiida_mlfinetune.calculations.functions.dataset import join
+from aiida_mlfinetune.calculations.functions.thermodynamics import (
+    crystal_enthalpy,
+    density,
+    extract_molecule,
+    gas_enthalpy,
+    sublimation_enthalpy,
+)
+from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.data.observable import ObservableData
+from aiida_mlfinetune.workchains.sublimation_builder import STAGES, SublimationBuilderMixin
+from aiida_mlfinetune.workchains.sublimation_checks import validate_crystal, validate_inputs
+from aiida_mlfinetune.workchains.training import TrainingWorkChain
+
+PHASES = ("crystal", "gas")
+
+
+class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
+    """Sample crystal and molecule, label, train a model, run both with it, and compare their enthalpies."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Define inputs, outline, outputs and exit codes."""
+        super().define(spec)
+        spec.input(
+            "crystal",
+            valid_type=orm.StructureData,
+            validator=validate_crystal,
+            help="Molecular crystal (angstrom), all molecules alike; where sampling and dynamics start from.",
+        )
+        spec.input(
+            "foundation",
+            valid_type=MaceModelData,
+            required=False,
+            help="Model to fine-tune; without it one is trained from scratch.",
+        )
+        for stage, (chain, exclude) in STAGES.items():
+            spec.expose_inputs(chain, namespace=stage, exclude=exclude)
+            spec.inputs[stage].dynamic = False
+        spec.inputs.dynamic = False
+        spec.inputs.validator = validate_inputs
+        spec.outline(
+            cls.take_molecule,
+            cls.run_sampling,
+            cls.inspect_sampling,
+            cls.run_labelling,
+            cls.inspect_labelling,
+            cls.run_training,
+            cls.inspect_training,
+            cls.run_dynamics,
+            cls.inspect_dynamics,
+            cls.average,
+        )
+        for name, text in {
+            "density": "Density of the crystal in g/cm^3.",
+            "sublimation_enthalpy": "H(gas) - H(crystal) in kJ/mol, positive for a stable crystal.",
+            "enthalpy_crystal": "Enthalpy of the crystal in kJ/mol of molecules, on the model's energy scale.",
+            "enthalpy_gas": "Enthalpy of the ideal gas in kJ/mol, on the model's energy scale.",
+        }.items():
+            spec.output(name, valid_type=ObservableData, help=text)
+        spec.output("molecule", valid_type=orm.StructureData, help="The molecule in the gas phase (angstrom).")
+        spec.output("dataset", valid_type=DatasetData, help="All frames with their labels.")
+        spec.output("model", valid_type=MaceModelData, help="The trained model.")
+        spec.expose_outputs(TrainingWorkChain, namespace="training")
+        for stage in ("sampling_crystal", "sampling_gas", "dynamics_crystal", "dynamics_gas"):
+            spec.expose_outputs(STAGES[stage][0], namespace=stage)
+        spec.exit_code(210, "ERROR_NO_MOLECULE", message="No molecule can be taken from the crystal: {message}")
+        spec.exit_code(350, "ERROR_SAMPLING_FAILED", message="The sampling of {stages} failed; see their reports.")
+        spec.exit_code(351, "ERROR_LABELLING_FAILED", message="The labelling failed; see its report.")
+        spec.exit_code(352, "ERROR_TRAINING_FAILED", message="The training failed; see its report.")
+        spec.exit_code(353, "ERROR_DYNAMICS_FAILED", message="The dynamics of {stages} failed; see their reports.")
+        spec.exit_code(354, "ERROR_NO_AVERAGE", message="No averages can be taken of the runs: {message}")
+
+    def take_molecule(self) -> ExitCode | None:
+        """Take the molecule of the gas phase from the crystal."""
+        try:
+            molecule = extract_molecule(self.inputs.crystal)
+        except MlFinetuneError as error:
+            return self.exit_codes.ERROR_NO_MOLECULE.format(message=str(error))
+        self.ctx.structures = AttributeDict({"crystal": self.inputs.crystal, "gas": molecule})
+        self.out("molecule", molecule)
+        return None
+
+    def run_sampling(self) -> None:
+        """Run ab initio molecular dynamics of crystal and molecule at the same time."""
+        for phase in PHASES:
+            self._submit(f"sampling_{phase}", structure=self.ctx.structures[phase])
+
+    def inspect_sampling(self) -> ExitCode | None:
+        """Check both runs, and join their frames."""
+        if failed := self._failed("sampling_crystal", "sampling_gas"):
+            return self.exit_codes.ERROR_SAMPLING_FAILED.format(stages=failed)
+        for phase in PHASES:
+            self._expose(f"sampling_{phase}")
+        self.ctx.frames = join(**{phase: self.ctx[f"sampling_{phase}"].outputs.dataset for phase in PHASES})
+        return None
+
+    def run_labelling(self) -> None:
+        """Label the frames of crystal and molecule."""
+        self._submit("labelling", dataset=self.ctx.frames)
+
+    def inspect_labelling(self) -> ExitCode | None:
+        """Check the labelling."""
+        if self._failed("labelling"):
+            return self.exit_codes.ERROR_LABELLING_FAILED
+        self.ctx.dataset = self.ctx.labelling.outputs.dataset
+        self.out("dataset", self.ctx.dataset)
+        return None
+
+    def run_training(self) -> None:
+        """Train a model on the labels."""
+        inputs = {"foundation": self.inputs.foundation} if "foundation" in self.inputs else {}
+        self._submit("training", dataset=self.ctx.dataset, **inputs)
+
+    def inspect_training(self) -> ExitCode | None:
+        """Check the training."""
+        if self._failed("training"):
+            return self.exit_codes.ERROR_TRAINING_FAILED
+        self._expose("training")
+        self.ctx.model = self.ctx.training.outputs.model
+        self.out("model", self.ctx.model)
+        return None
+
+    def run_dynamics(self) -> None:
+        """Run crystal and molecule with the model at the same time."""
+        for phase in PHASES:
+            self._submit(f"dynamics_{phase}", structure=self.ctx.structures[phase], model=self.ctx.model)
+
+    def inspect_dynamics(self) -> ExitCode | None:
+        """Check both runs."""
+        if failed := self._failed("dynamics_crystal", "dynamics_gas"):
+            return self.exit_codes.ERROR_DYNAMICS_FAILED.format(stages=failed)
+        for phase in PHASES:
+            self._expose(f"dynamics_{phase}")
+        return None
+
+    def average(self) -> ExitCode | None:
+        """Average the runs, and compare crystal and gas."""
+        properties = {phase: self.ctx[f"dynamics_{phase}"].outputs.properties for phase in PHASES}
+        conditions = {phase: self.inputs[f"dynamics_{phase}"].parameters for phase in PHASES}
+        crystal = (properties["crystal"], self.inputs.crystal, conditions["crystal"])
+        try:
+            results = {
+                "density": density(*crystal),
+                "enthalpy_crystal": crystal_enthalpy(*crystal),
+                "enthalpy_gas": gas_enthalpy(properties["gas"], self.ctx.structures.gas, conditions["gas"]),
+            }
+            results["sublimation_enthalpy"] = sublimation_enthalpy(results["enthalpy_crystal"], results["enthalpy_gas"])
+        except MlFinetuneError as error:
+            return self.exit_codes.ERROR_NO_AVERAGE.format(message=str(error))
+        for name, observable in results.items():
+            self.out(name, observable)
+        for name in ("density", "sublimation_enthalpy"):
+            self.report(str(results[name]))
+        return None
+
+    def _submit(self, stage: str, **made: orm.Data) -> None:
+        """Submit the work chain of a stage with its exposed inputs and what earlier stages made."""
+        chain, _ = STAGES[stage]
+        inputs = AttributeDict(self.exposed_inputs(chain, stage))
+        inputs.update(made)
+        inputs.setdefault("metadata", AttributeDict())["call_link_label"] = stage
+        node = self.submit(chain, **inputs)
+        self.report(f"{stage}: submitted {chain.__name__}<{node.pk}>")
+        self.to_context(**{stage: node})
+
+    def _failed(self, *stages: str) -> str:
+        """Return those stages that failed, with their exit codes, as text; empty if none did."""
+        texts = []
+        for stage in stages:
+            node = self.ctx[stage]
+            if not node.is_finished_ok:
+                texts.append(f"{stage}<{node.pk}>")
+                self.report(f"{stage}<{node.pk}> failed with [{node.exit_status}] {node.exit_message}")
+        return ", ".join(texts)
+
+    def _expose(self, stage: str) -> None:
+        self.out_many(self.exposed_outputs(self.ctx[stage], STAGES[stage][0], namespace=stage))

@@ -1,0 +1,166 @@
+"""Builders of ``mlfinetune.sublimation`` from protocols, and what they will do, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiida import orm
+from aiida.common.log import AIIDA_LOGGER
+from aiida.engine import ProcessBuilder
+
+from aiida_mlfinetune.common.enums import TrainingMode
+from aiida_mlfinetune.common.errors import ModelError, StudyError
+from aiida_mlfinetune.data.foundations import load_foundation
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.checks import check_elements
+from aiida_mlfinetune.science.molecules import gas_molecule, perceive_crystal
+from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
+from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin
+from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+from aiida_mlfinetune.workchains.training import TrainingWorkChain
+
+STAGES = {
+    "sampling_crystal": (SamplingWorkChain, ("structure",)),
+    "sampling_gas": (SamplingWorkChain, ("structure",)),
+    "labelling": (LabellingWorkChain, ("dataset",)),
+    "training": (TrainingWorkChain, ("dataset", "train", "valid", "test", "foundation")),
+    "dynamics_crystal": (DynamicsWorkChain, ("structure", "model")),
+    "dynamics_gas": (DynamicsWorkChain, ("structure", "model")),
+}
+"""The work chain of each stage, and those of its inputs that the sublimation work chain gives it."""
+PROGRAMS = ("cp2k", "python", "i-pi")
+
+
+class SublimationBuilderMixin(ProtocolMixin):
+    """Gives the work chain ``get_builder_from_protocol`` and ``describe``."""
+
+    _PROTOCOL_FILE = "sublimation.yaml"
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        crystal: orm.StructureData,
+        cp2k_code: orm.AbstractCode,
+        python_code: orm.AbstractCode,
+        ipi_code: orm.AbstractCode,
+        protocol: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        foundation: MaceModelData | None = None,
+        temperature_K: float | None = None,  # noqa: N803 - the unit
+        pressure_bar: float | None = None,
+    ) -> ProcessBuilder:
+        """Return a builder with the inputs of a protocol.
+
+        Args:
+            crystal: molecular crystal, all molecules alike.
+            cp2k_code: CP2K.
+            python_code: a Python with MACE.
+            ipi_code: i-PI.
+            protocol: demo, fast, balanced or kaur2025.
+            overrides: in the layout of ``protocols/sublimation.yaml``; below a stage, in that of its own file.
+            options: scheduler options by program: cp2k, python, i-pi.
+            foundation: model to fine-tune, instead of the protocol's; training from scratch is asked for with the
+                override ``foundation: null``.
+            temperature_K: temperature of all runs, sampling included.
+            pressure_bar: pressure on the crystal in all runs.
+
+        Raises:
+            FramesError: a crystal without volume or periodicity, or with atoms too close to each other.
+            MoleculesError: molecules that differ or are cut.
+            ModelError: a foundation that does not know the crystal's elements.
+            StudyError: an unknown protocol or input, or a value that cannot be.
+        """
+        inputs = cls.get_protocol_inputs(protocol, overrides)
+        by_program = dict(options or {})
+        if unknown := sorted(set(by_program) - set(PROGRAMS)):
+            raise StudyError(f"unknown programs in the options: {unknown}; options are given by {list(PROGRAMS)}")
+        atoms = crystal.get_ase()
+        molecules = perceive_crystal(atoms)
+        model = foundation
+        if model is None and inputs["foundation"] is not None:
+            model = load_foundation(inputs["foundation"])
+        if model is not None:
+            _check_knows(model, atoms.get_chemical_symbols())
+        AIIDA_LOGGER.report(
+            f"sublimation of {molecules.n_molecules} x {molecules.formula} in {atoms.get_volume():.1f} cubic angstrom, "
+            + ("training from scratch" if model is None else f"fine-tuning a foundation (sha256 {model.sha256[:12]})")
+        )
+
+        builder = cls.get_builder()
+        builder.crystal = crystal
+        if model is not None:
+            builder.foundation = model
+        structures = {"crystal": crystal, "gas": orm.StructureData(ase=gas_molecule(atoms))}
+        state = {"temperature_K": temperature_K, "pressure_bar": pressure_bar}
+        cp2k, python, ipi = (by_program.get(program) for program in PROGRAMS)
+
+        def stage(name: str, *args: Any, scheduler: Mapping[str, Any] | None, **kwargs: Any) -> ProcessBuilder:
+            chain, exclude = STAGES[name]
+            settings = dict(inputs[name])
+            made = chain.get_builder_from_protocol(
+                *args, protocol=settings.pop("protocol"), overrides=settings, options=scheduler, **kwargs
+            )
+            values = made._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
+            setattr(builder, name, {key: value for key, value in values.items() if key not in exclude})
+            return made
+
+        for phase, structure in structures.items():
+            stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **state)
+        parameters = inputs["training"].get("parameters") or {}
+        inputs["training"]["parameters"] = {"molecule": molecules.formula, **parameters}
+        labelling = stage("labelling", cp2k_code, None, scheduler=cp2k)
+        stage(
+            "training",
+            python_code,
+            None,
+            labelling.level["key"],
+            scheduler=python,
+            foundation=model,
+            mode=TrainingMode.SCRATCH if model is None else None,
+        )
+        for phase, structure in structures.items():
+            stage(f"dynamics_{phase}", ipi_code, structure, None, scheduler=ipi, **state)
+        return builder
+
+    @classmethod
+    def describe(cls, builder: ProcessBuilder) -> str:
+        """Return what a builder will do, a line for each stage."""
+        molecules = perceive_crystal(builder.crystal.get_ase())
+        lines = [f"crystal of {molecules.n_molecules} x {molecules.formula}"]
+        for phase in ("crystal", "gas"):
+            chain = builder[f"sampling_{phase}"]
+            lines.append(
+                f"sampling, {phase}: {_md(chain.md)}, CP2K at {chain.level['key']}; "
+                f"{chain.selection['n_frames']} frames taken"
+            )
+        n_frames = sum(builder[f"sampling_{phase}"].selection["n_frames"] for phase in ("crystal", "gas"))
+        lines.append(f"labelling: {n_frames} frames at {builder.labelling.level['key']}")
+        parameters = builder.training.parameters
+        start = "from scratch"
+        if builder.foundation is not None:
+            start = f"of the foundation with sha256 {builder.foundation.sha256[:12]}"
+        lines.append(
+            f"training {start}: mode {parameters['mode']}, at most {parameters['max_num_epochs']} epochs on "
+            f"{builder.training.level.value}"
+        )
+        lines += [f"dynamics, {phase}: {_md(builder[f'dynamics_{phase}'].parameters)}" for phase in ("crystal", "gas")]
+        lines.append("averages: density, enthalpies of crystal and gas, sublimation enthalpy")
+        return "\n".join(lines)
+
+
+def _md(settings: orm.Dict) -> str:
+    values = settings.get_dict()
+    text = f"{values['n_steps']} steps of {values['timestep_fs']} fs, {values['ensemble']}, {values['temperature_K']} K"
+    return f"{text}, {values['pressure_bar']} bar" if "npt" in values["ensemble"] else text
+
+
+def _check_knows(model: MaceModelData, elements: list[str]) -> None:
+    """Refuse a foundation that does not know all elements; say how to train from scratch."""
+    try:
+        check_elements(elements, model.elements, "the foundation")
+    except ModelError as error:
+        raise ModelError(f"{error} (override `foundation: null`)") from None

@@ -1,0 +1,84 @@
+"""Checks on the inputs of ``mlfinetune.sublimation`` that span several of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiida import orm
+
+from aiida_mlfinetune.common.enums import Ensemble, TrainingMode
+from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.science.checks import elements_problem
+from aiida_mlfinetune.science.molecules import perceive_crystal
+
+
+def validate_crystal(crystal: orm.StructureData | None, _: Any = None) -> str | None:
+    """Refuse what is no crystal of whole molecules of one kind."""
+    if crystal is None:
+        return None
+    try:
+        perceive_crystal(crystal.get_ase())
+    except MlFinetuneError as error:
+        return str(error)
+    return None
+
+
+def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
+    """Check what concerns several stages at once."""
+    for check in (_foundation_problem, _level_problem, _gas_problem, _state_problem):
+        if (problem := check(inputs)) is not None:
+            return problem
+    return None
+
+
+def _foundation_problem(inputs: Mapping[str, Any]) -> str | None:
+    """Fine-tuning needs a foundation that knows the crystal's elements; training from scratch takes none."""
+    foundation = inputs.get("foundation")
+    mode = _entry(inputs, "training", "parameters", "mode")
+    if foundation is None:
+        if mode is not None and mode != TrainingMode.SCRATCH.value:
+            return (
+                f"training.parameters asks for mode {mode!r}, which starts from a foundation: give the input "
+                f"`foundation`, or set the mode to {TrainingMode.SCRATCH.value!r}"
+            )
+        return None
+    if mode == TrainingMode.SCRATCH.value:
+        return f"training.parameters asks for mode {mode!r}: remove the input `foundation`, or change the mode"
+    if "crystal" not in inputs:
+        return None
+    return elements_problem(inputs["crystal"].get_symbols_set(), foundation.elements, "the foundation")
+
+
+def _level_problem(inputs: Mapping[str, Any]) -> str | None:
+    """The model is trained on the level that the labelling makes."""
+    made = _entry(inputs, "labelling", "level", "key")
+    asked = inputs.get("training", {}).get("level")
+    if made is None or asked is None or asked.value == made:
+        return None
+    return f"the labelling makes labels at level {made!r}, but the training asks for {asked.value!r}: make them agree"
+
+
+def _gas_problem(inputs: Mapping[str, Any]) -> str | None:
+    """A molecule has no cell to move."""
+    for stage, port in (("sampling_gas", "md"), ("dynamics_gas", "parameters")):
+        ensemble = _entry(inputs, stage, port, "ensemble")
+        if ensemble is not None and Ensemble(ensemble).has_barostat:
+            return f"{stage}.{port} asks for ensemble {ensemble!r}, but a molecule has no cell: use 'nvt'"
+    return None
+
+
+def _state_problem(inputs: Mapping[str, Any]) -> str | None:
+    """Crystal and gas are compared at one temperature."""
+    temperatures = {
+        phase: _entry(inputs, f"dynamics_{phase}", "parameters", "temperature_K") for phase in ("crystal", "gas")
+    }
+    if None in temperatures.values() or temperatures["crystal"] == temperatures["gas"]:
+        return None
+    return f"crystal and gas must be run at one temperature to be compared, got {temperatures} K"
+
+
+def _entry(inputs: Mapping[str, Any], stage: str, port: str, key: str) -> Any:
+    """Return one entry of a dictionary node in a stage's inputs, None where there is none."""
+    node = inputs.get(stage, {}).get(port)
+    return node.get_dict().get(key) if isinstance(node, orm.Dict) else None

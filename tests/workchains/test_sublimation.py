@@ -1,0 +1,296 @@
+"""The sublimation work chain: its builders, the inputs that it refuses, and how it ends if a stage fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from aiida import orm
+from aiida.common.links import LinkType
+from aiida.engine.utils import instantiate_process
+from ase.build import bulk
+
+from aiida_mlfinetune.common.errors import FramesError, ModelError, MoleculesError, StudyError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.crystals import carbon_dioxide, ice_xi
+from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.workchains.sublimation import SublimationWorkChain
+
+PROTOCOLS = ("demo", "fast", "balanced", "kaur2025")
+
+
+@pytest.fixture
+def build(cp2k_code, python_code, ipi_code, tiny_model):
+    """Return a function that makes a builder."""
+
+    def make(atoms=None, protocol="demo", overrides=None, **kwargs):
+        kwargs.setdefault("foundation", tiny_model)
+        return SublimationWorkChain.get_builder_from_protocol(
+            crystal=orm.StructureData(ase=ice_xi() if atoms is None else atoms),
+            cp2k_code=kwargs.pop("cp2k_code", cp2k_code),
+            python_code=kwargs.pop("python_code", python_code),
+            ipi_code=kwargs.pop("ipi_code", ipi_code),
+            protocol=protocol,
+            overrides=overrides,
+            **kwargs,
+        )
+
+    return make
+
+
+@pytest.fixture
+def start(aiida_manager):
+    """Return a function that makes a process of a builder, or of a class and inputs, without running it."""
+    return lambda process, **inputs: instantiate_process(aiida_manager.get_runner(), process, **inputs)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_gives_inputs_that_are_accepted(build, start, protocol):
+    builder = build(protocol=protocol)
+    assert start(builder).node.is_stored
+    assert builder.dynamics_gas.parameters["ensemble"] == "nvt"
+    assert builder.dynamics_crystal.parameters["ensemble"].startswith("npt")
+    assert builder.training.level.value == builder.labelling.level["key"]
+    assert set(SublimationWorkChain.get_available_protocols()) == set(PROTOCOLS)
+
+
+def test_temperature_and_pressure_reach_every_run(build):
+    builder = build(temperature_K=77.0, pressure_bar=250.0)
+    for stage, port in (("sampling", "md"), ("dynamics", "parameters")):
+        for phase in ("crystal", "gas"):
+            assert builder[f"{stage}_{phase}"][port]["temperature_K"] == 77.0
+        assert builder[f"{stage}_crystal"][port]["pressure_bar"] == 250.0
+
+
+def test_overrides_reach_their_stage(build):
+    builder = build(overrides={"dynamics_crystal": {"parameters": {"n_steps": 123, "stride": 3}}})
+    assert builder.dynamics_crystal.parameters["n_steps"] == 123
+    assert builder.dynamics_gas.parameters["n_steps"] != 123
+
+
+def test_options_go_to_their_program(build):
+    builder = build(options={"cp2k": {"max_wallclock_seconds": 77}})
+    assert builder.sampling_gas.cp2k.metadata.options["max_wallclock_seconds"] == 77
+    with pytest.raises(StudyError, match=r"unknown programs in the options: \['vasp'\]"):
+        build(options={"vasp": {}})
+
+
+def test_without_a_foundation_a_model_is_trained_from_scratch(build, start):
+    builder = build(carbon_dioxide(), overrides={"foundation": None}, foundation=None)
+    assert builder.training.parameters["mode"] == "scratch"
+    assert builder.foundation is None
+    assert start(builder).node.is_stored
+
+
+def test_the_plan_is_told(build):
+    text = SublimationWorkChain.describe(build(overrides={"dynamics_gas": {"parameters": {"n_steps": 777}}}))
+    assert "8 x H2O" in text
+    assert "777 steps" in text
+    assert "40 frames at revpbe-d3-demo/cp2k" in text
+    assert "epochs" in text
+    assert len(text.splitlines()) == 8
+
+
+# bad input -----------------------------------------------------------------------------------------------------------
+
+
+def without_an_atom():
+    atoms = ice_xi()
+    del atoms[-1]
+    return atoms
+
+
+def cut_by_the_cell():
+    atoms = carbon_dioxide()
+    atoms.wrap()
+    atoms.pbc = False
+    return atoms
+
+
+def too_close():
+    atoms = ice_xi()
+    atoms.positions[9] = atoms.positions[8] + [0.0, 0.0, 0.3]
+    return atoms
+
+
+def without_volume():
+    atoms = ice_xi()
+    atoms.cell[2] = atoms.cell[1]
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "error", "message"),
+    [
+        (without_an_atom(), MoleculesError, "7 x H2O, but 1 x HO"),
+        (cut_by_the_cell(), FramesError, "periodic in all three directions"),
+        (bulk("C", "diamond", a=3.57, cubic=True), MoleculesError, "network"),
+        (without_volume(), FramesError, "no volume"),
+        (too_close(), FramesError, r"0\.300 angstrom apart"),
+    ],
+)
+def test_a_bad_crystal_is_refused_when_the_builder_is_made(build, atoms, error, message):
+    with pytest.raises(error, match=message):
+        build(atoms)
+
+
+def test_a_bad_crystal_is_refused_when_it_is_put_into_a_builder(build, start):
+    builder = build()
+    with pytest.raises(ValueError, match="7 x H2O, but 1 x HO"):
+        builder.crystal = orm.StructureData(ase=without_an_atom())
+
+
+def test_a_foundation_must_know_the_elements(build, start):
+    with pytest.raises(ModelError, match=r"does not know the elements \['C'\].*foundation: null"):
+        build(carbon_dioxide())
+    builder = build()
+    builder.crystal = orm.StructureData(ase=carbon_dioxide())
+    with pytest.raises(ValueError, match=r"does not know the elements \['C'\]"):
+        start(builder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dynamics_cristal": {}}, "unknown input 'dynamics_cristal'"),
+        ({"dynamics_crystal": {"parameters": {"n_step": 5}}}, "n_step"),
+        ({"dynamics_crystal": {"parameters": {"temperature_K": -10.0}}}, "temperature_K"),
+        ({"dynamics_crystal": {"parameters": {"n_steps": 0}}}, "n_steps"),
+        ({"dynamics_gas": {"parameters": {"timestep_fs": 2.5}}}, "timestep_fs"),
+        ({"sampling_crystal": {"md": {"timestep_fs": 2.5}}}, "timestep_fs"),
+    ],
+)
+def test_bad_overrides_are_refused(build, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build(overrides=overrides)
+
+
+def test_an_unknown_protocol_is_refused(build):
+    with pytest.raises(StudyError, match="unknown protocol 'slow'"):
+        build(protocol="slow")
+
+
+def test_a_negative_temperature_is_refused(build):
+    with pytest.raises(ValueError, match="temperature_K"):
+        build(temperature_K=-100.0)
+
+
+def test_misspelt_inputs_are_refused(build, start):
+    builder = build()
+    for namespace, name in ((builder, "cristal"), (builder.sampling_crystal, "level_"), (builder.dynamics_gas, "x")):
+        with pytest.raises(AttributeError):
+            setattr(namespace, name, orm.Int(1))
+    inputs = builder._inputs(prune=True)
+    inputs["dynamics_gas"]["parametres"] = orm.Dict({})
+    with pytest.raises(ValueError, match="parametres"):
+        start(SublimationWorkChain, **inputs)
+
+
+@pytest.mark.parametrize("which", ["cp2k_code", "python_code", "ipi_code"])
+def test_a_code_of_another_program_is_refused(build, cp2k_code, ipi_code, which):
+    wrong = {"cp2k_code": ipi_code, "python_code": cp2k_code, "ipi_code": cp2k_code}[which]
+    with pytest.raises(ValueError, match="not the right program"):
+        build(**{which: wrong})
+
+
+def test_stages_must_agree(build, start):
+    builder = build()
+    builder.training.level = orm.Str("pbe/vasp")
+    with pytest.raises(ValueError, match="labels at level 'revpbe-d3-demo/cp2k', but the training asks for 'pbe/vasp'"):
+        start(builder)
+    builder = build()
+    builder.dynamics_gas.parameters = orm.Dict({**builder.dynamics_gas.parameters.get_dict(), "temperature_K": 50.0})
+    with pytest.raises(ValueError, match="one temperature"):
+        start(builder)
+    builder = build()
+    builder.dynamics_gas.parameters = orm.Dict(
+        {**builder.dynamics_gas.parameters.get_dict(), "ensemble": "npt-flexible"}
+    )
+    with pytest.raises(ValueError, match="a molecule has no cell"):
+        start(builder)
+    builder = build()
+    del builder.foundation
+    with pytest.raises(ValueError, match="give the input `foundation`"):
+        start(builder)
+
+
+# failing stages ------------------------------------------------------------------------------------------------------
+
+
+def child(exit_status: int, **outputs: orm.Data) -> orm.WorkChainNode:
+    """Return the node of a finished work chain with outputs."""
+    node = orm.WorkChainNode().store()
+    for label, data in outputs.items():
+        data.store()
+        data.base.links.add_incoming(node, link_type=LinkType.RETURN, link_label=label)
+    node.set_process_state("finished")
+    node.set_exit_status(exit_status)
+    node.seal()
+    return node
+
+
+def test_a_failed_stage_ends_the_chain_with_its_own_exit_code(build, start):
+    process = start(build())
+    for step, stages, code in (
+        ("inspect_sampling", ("sampling_crystal", "sampling_gas"), "ERROR_SAMPLING_FAILED"),
+        ("inspect_labelling", ("labelling",), "ERROR_LABELLING_FAILED"),
+        ("inspect_training", ("training",), "ERROR_TRAINING_FAILED"),
+        ("inspect_dynamics", ("dynamics_crystal", "dynamics_gas"), "ERROR_DYNAMICS_FAILED"),
+    ):
+        for stage in stages:
+            process.ctx[stage] = child(0)
+        process.ctx[stages[-1]] = child(312)
+        result = getattr(process, step)()
+        assert result.status == SublimationWorkChain.exit_codes[code].status
+        if len(stages) == 2:
+            assert stages[1] in result.message
+            assert stages[0] not in result.message
+
+
+def test_a_crystal_that_loses_its_molecules_is_an_exit_code(build, start):
+    process = start(build())
+    process.inputs.crystal = orm.StructureData(ase=without_an_atom())
+    result = process.take_molecule()
+    assert result.status == 210
+    assert "7 x H2O" in result.message
+
+
+def test_runs_without_properties_are_an_exit_code(build, start):
+    process = start(build())
+    assert process.take_molecule() is None
+    for phase in ("crystal", "gas"):
+        process.ctx[f"dynamics_{phase}"] = child(0, properties=orm.ArrayData({"step": np.arange(3)}))
+    result = process.average()
+    assert result.status == 354
+    assert "lack the array" in result.message
+
+
+def test_sampled_frames_of_crystal_and_gas_are_joined_in_that_order(build, start):
+    process = start(build())
+    assert process.take_molecule() is None
+    for phase, atoms in (("crystal", ice_xi()), ("gas", process.ctx.structures.gas.get_ase())):
+        frames = DatasetData(Frames.from_atoms([atoms]))
+        process.ctx[f"sampling_{phase}"] = child(
+            0, dataset=frames, trajectory=frames.clone(), properties=orm.ArrayData({"step": np.arange(3)})
+        )
+    assert process.inspect_sampling() is None
+    assert process.ctx.frames.frames.n_atoms.tolist() == [24, 3]
+    assert process.outputs["sampling_gas"]["dataset"].n_frames == 1
+
+
+def test_averages_are_outputs(build, start):
+    process = start(build())
+    process.take_molecule()
+    rng = np.random.default_rng(0)
+    for phase, energy in (("crystal", -100.0), ("gas", -11.9)):
+        arrays = {
+            "time_fs": np.arange(500) * 5.0,
+            "potential_energy_eV": energy + 0.01 * rng.normal(size=500),
+            "temperature_K": 100 + rng.normal(size=500),
+            "volume_A3": 256.0 + rng.normal(size=500),
+        }
+        process.ctx[f"dynamics_{phase}"] = child(0, properties=orm.ArrayData(arrays))
+    assert process.average() is None
+    result = process.outputs["sublimation_enthalpy"]
+    assert abs(result.value - (0.6 * 96.48533 + 0.831446)) < 4 * result.error
+    assert result.conditions["temperature_K"] == 100.0
+    assert set(process.outputs) >= {"density", "enthalpy_crystal", "enthalpy_gas", "molecule"}
