@@ -12,6 +12,7 @@ pytest_plugins = [
     "aiida.tools.pytest_fixtures",
     "tests.fixtures.codes",
     "tests.fixtures.frames",
+    "tests.fixtures.jobs",
     "tests.fixtures.models",
     "tests.fixtures.water",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +62,7 @@ class MaceTrainParser(Parser):
             }
             passport = self._passport(described, errors)
             model = MaceModelData(content, passport)
-        except (MlFinetuneError, KeyError, TypeError, ValueError, OSError) as error:
+        except (MlFinetuneError, KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             return self._incomplete(f"{type(error).__name__}: {error}")
         self.out("model", model)
         self.out("errors", orm.Dict(errors))

@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Supervisor:
         self.job = job
         self.fingerprint = _fingerprint(job, config)
         self.max_seconds = job.get("max_seconds") or math.inf
-        self.last_saved = time.monotonic()
+        self.last_saved: float | None = None
         self.last_entry: float | None = None
         self.longest_epoch = 0.0
         self.first_loss: float | None = None
@@ -176,7 +177,7 @@ class Supervisor:
         if now - START + 3 * self.longest_epoch > self.max_seconds:
             self._save(epoch)
             raise Stop("out_of_time", f"stopped before epoch {epoch} at the limit of {self.max_seconds:.0f} s")
-        if now - self.last_saved > self.job["save_interval_s"]:
+        if self.last_saved is None or now - self.last_saved > self.job["save_interval_s"]:
             self._save(epoch)
         self.original_epoch(**kwargs)
 
@@ -297,7 +298,7 @@ def train(job: dict[str, Any]) -> None:
     """Run MACE, then describe the model and predict the frames that it was not trained on."""
     import mace
     from mace import tools
-    from mace.cli.run_train import run
+    from mace.cli import run_train
     from mace_evaluate import load_model, predict, read_frames
     from mace_passport import describe_model
 
@@ -308,8 +309,9 @@ def train(job: dict[str, Any]) -> None:
         prepare_foundation(job)
     supervisor = Supervisor(job, config)
     tools.train = supervisor
+    run_train.jit = types.SimpleNamespace(compile=_no_compiled_copy)
     try:
-        run(tools.build_default_arg_parser().parse_args(["--config", CONFIG_FILE]))
+        run_train.run(tools.build_default_arg_parser().parse_args(["--config", CONFIG_FILE]))
     finally:
         tools.train = supervisor.original
     suffix = "_stagetwo" if config.get("swa") else ""
@@ -326,6 +328,11 @@ def train(job: dict[str, Any]) -> None:
         )
         np.savez(f"predictions_{name}.npz", **arrays)
     _write_json("passport.json", passport)
+
+
+def _no_compiled_copy(_: Any) -> None:
+    """Spare the TorchScript copy of the model, which nobody reads here; MACE goes on without it."""
+    raise NotImplementedError
 
 
 def main(path: str) -> int:

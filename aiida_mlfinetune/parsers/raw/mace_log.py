@@ -33,23 +33,26 @@ def parse_loss_curve(text: str) -> dict[str, NDArray[Any]]:
     """
     batches: dict[int, list[float]] = {}
     valid: dict[int, dict[str, Any]] = {}
-    latest = INITIAL_EPOCH
+    resumed = False
     for line in text.splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        epoch = INITIAL_EPOCH if entry.get("epoch") is None else int(entry["epoch"])
-        if entry["mode"] == "eval":
-            if epoch > INITIAL_EPOCH or epoch not in valid:
-                valid[epoch] = entry
+        if entry.get("epoch") is None:  # every run starts with a validation
+            valid.setdefault(INITIAL_EPOCH, entry)
+            resumed = True
             continue
-        if epoch < latest or (epoch == latest and epoch in valid):
+        epoch = int(entry["epoch"])
+        if resumed:
             for stored in (batches, valid):
                 for repeated in [e for e in stored if e >= epoch]:
                     del stored[repeated]
-        latest = epoch
-        batches.setdefault(epoch, []).append(float(entry["loss"]))
+            resumed = False
+        if entry["mode"] == "eval":
+            valid[epoch] = entry
+        else:
+            batches.setdefault(epoch, []).append(float(entry["loss"]))
     epochs = sorted({*batches, *valid})
     curve: dict[str, NDArray[Any]] = {
         "epoch": np.array(epochs, dtype=np.int64),

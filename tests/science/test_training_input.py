@@ -1,0 +1,200 @@
+import json
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.mace_arguments import ARGUMENTS, DEFAULTS, SET_BY_US
+from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.training_input import (
+    check_training,
+    e0s_problem,
+    mace_config,
+    parameters_problem,
+    resolve_e0s,
+)
+
+LEVEL = "pbe/vasp"
+SCRATCH = {"mode": "scratch", "seed": 1, "batch_size": 1}
+NAIVE = {"mode": "naive", "seed": 1, "batch_size": 1}
+ESTIMATED = {"source": "estimated"}
+
+
+def make_frames(n=3, shift=0.0, formula="H2O", forces=True, stress=True, energy=True):
+    size = len(Atoms(formula))
+    images = [
+        Atoms(formula, positions=np.arange(3.0 * size).reshape(-1, 3) * (1 + 0.01 * i + shift), cell=[9] * 3, pbc=True)
+        for i in range(n)
+    ]
+    frames = Frames.from_atoms(images)
+    labels = Labels.build(
+        Level(LEVEL),
+        frames.offsets,
+        np.full(n, -10.0) if energy else None,
+        np.zeros((n * size, 3)) if forces else None,
+        np.zeros((n, 3, 3)) if stress else None,
+    )
+    return frames.with_labels(labels)
+
+
+def make_passport(elements=("H", "O"), heads=("Default",)):
+    e0s = {head: dict.fromkeys(elements, -1.0 - i) for i, head in enumerate(heads)}
+    return Passport("0" * 64, "0.3", 5.0, list(elements), list(heads), e0s, "float64", 10)
+
+
+def check(train=None, valid=None, test=None, level=LEVEL, parameters=SCRATCH, e0s=ESTIMATED, foundation=None):
+    check_training(
+        make_frames() if train is None else train,
+        make_frames(shift=0.5) if valid is None else valid,
+        test,
+        level,
+        parameters,
+        e0s,
+        foundation,
+    )
+
+
+def test_the_table_of_arguments_is_that_of_the_installed_mace():
+    from mace.tools.arg_parser import build_default_arg_parser, str2bool
+
+    actions = {action.dest: action for action in build_default_arg_parser()._actions}
+    for name, argument in ARGUMENTS.items():
+        action = actions[name]
+        boolean = action.type is str2bool or type(action).__name__ == "_StoreTrueAction"
+        kind = bool if boolean else {None: str}.get(action.type, action.type)
+        if name != "clip_grad":  # a number or "None"
+            assert kind is argument.kind, name
+        if argument.choices and action.choices:
+            assert set(argument.choices) <= set(action.choices), name
+    for name, value in DEFAULTS.items():
+        assert actions[name].default == value, name
+    options = {option.lstrip("-") for action in actions.values() for option in action.option_strings}
+    assert set(SET_BY_US) <= options
+
+
+def test_good_parameters_pass():
+    assert parameters_problem({**SCRATCH, "num_channels": 8, "loss": "stress", "stress_weight": 10, "lr": 1}) is None
+    stage_two = {"swa": True, "start_swa": 5, "swa_lr": 1e-4, "max_num_epochs": 10, "swa_energy_weight": 100.0}
+    assert parameters_problem({**NAIVE, **stage_two, "foundation_head": "Default", "molecule": "H2O"}) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"seed": 1}, "'mode' must be one of"),
+        ({"mode": "replay", "seed": 1}, "'mode' must be one of"),
+        ({"mode": "scratch"}, "'seed' is missing"),
+        ({**SCRATCH, "learning_rate": 1}, "unknown parameter 'learning_rate'"),
+        ({**SCRATCH, "batchsize": 1}, "did you mean 'batch_size'"),
+        ({**SCRATCH, "E0s": "average"}, "it is the input 'e0s'"),
+        ({**SCRATCH, "lr": "0.1"}, "'lr' must be of type float"),
+        ({**SCRATCH, "batch_size": 2.0}, "'batch_size' must be of type int"),
+        ({**SCRATCH, "ema": 1}, "'ema' must be of type bool"),
+        ({**SCRATCH, "max_num_epochs": True}, "'max_num_epochs' must be of type int"),
+        ({**SCRATCH, "max_num_epochs": 0}, "at least 1"),
+        ({**SCRATCH, "lr": float("nan")}, "at least 0"),
+        ({**SCRATCH, "loss": "dipole"}, "'loss' must be one of"),
+        ({**SCRATCH, "foundation_head": "Default"}, "no effect in mode 'scratch'"),
+        ({**NAIVE, "num_channels": 8}, "fixed by the foundation"),
+        ({**SCRATCH, "stress_weight": 1.0}, "'stress_weight' has no effect unless 'loss' is"),
+        ({**SCRATCH, "ema_decay": 0.9}, "'ema_decay' has no effect unless 'ema' is True"),
+        ({**SCRATCH, "lr_scheduler_gamma": 0.9}, "no effect unless 'scheduler' is 'ExponentialLR'"),
+        ({**SCRATCH, "swa_lr": 1e-4}, "'swa_lr' has no effect unless 'swa'"),
+        ({**SCRATCH, "swa": True, "start_swa": 5}, "needs 'start_swa'"),
+        ({**SCRATCH, "swa": True, "start_swa": 9, "swa_lr": 1e-4, "max_num_epochs": 9}, "would never start"),
+        (
+            {**SCRATCH, "swa": True, "start_swa": 5, "swa_lr": 1e-4, "swa_stress_weight": 1.0},
+            "'swa_stress_weight' has no effect",
+        ),
+        ({**SCRATCH, "molecule": 3}, "'molecule' must be a string"),
+    ],
+)
+def test_bad_parameters_are_named(parameters, message):
+    assert message in parameters_problem(parameters)
+
+
+@pytest.mark.parametrize(
+    ("e0s", "mode", "message"),
+    [
+        ({"source": "average"}, "scratch", "must be one of"),
+        ({"source": "estimated", "value": {}}, "scratch", "unknown entries ['value']"),
+        ({"source": "foundation"}, "scratch", "cannot be those of the foundation"),
+        ({"source": "given"}, "naive", "'values'"),
+        ({"source": "estimated", "values": {"H": 1.0}}, "naive", "'values'"),
+        ({"source": "given", "values": {"Xx": 1.0}}, "naive", "element: eV"),
+        ({"source": "given", "values": {"H": "1"}}, "naive", "element: eV"),
+    ],
+)
+def test_bad_reference_energies_are_named(e0s, mode, message):
+    assert message in e0s_problem(e0s, mode)
+
+
+def test_good_training_passes():
+    check()
+    check(parameters=NAIVE, foundation=make_passport(("H", "C", "O")), test=make_frames(shift=0.7))
+    check(parameters={**SCRATCH, "loss": "universal"})
+    energies_only = make_frames(forces=False, stress=False)
+    check(train=energies_only, parameters={**SCRATCH, "forces_weight": 0.0, "scaling": "std_scaling"})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"parameters": NAIVE}, "give the input 'foundation'"),
+        ({"foundation": make_passport()}, "remove the input 'foundation'"),
+        ({"level": "pbe"}, "no labels at level 'pbe'"),
+        ({"valid": make_frames()}, "3 of the validation frames are training frames"),
+        ({"test": make_frames(shift=0.5)}, "test frames are validation frames"),
+        ({"train": make_frames(energy=False)}, "training frames have no energy"),
+        ({"valid": make_frames(shift=1, formula="CO2")}, "validation frames hold \\['C'\\]"),
+        ({"parameters": NAIVE, "foundation": make_passport(("H", "C"))}, "does not know the elements \\['O'\\]"),
+        ({"parameters": NAIVE, "foundation": make_passport(heads=("a", "b"))}, "say in 'foundation_head'"),
+        ({"parameters": {**NAIVE, "foundation_head": "c"}, "foundation": make_passport()}, "no head 'c'"),
+        ({"train": make_frames(forces=False)}, "set 'forces_weight' to 0"),
+        (
+            {"train": make_frames(forces=False), "parameters": {**SCRATCH, "forces_weight": 0.0}},
+            "set 'scaling' to 'std_scaling'",
+        ),
+        ({"train": make_frames(stress=False), "parameters": {**SCRATCH, "loss": "stress"}}, "has a stress"),
+        (
+            {
+                "train": Frames.concatenate([make_frames(), make_frames(shift=2, stress=False)]),
+                "parameters": {**SCRATCH, "loss": "huber"},
+            },
+            "'huber' takes missing labels for zeros",
+        ),
+        ({"parameters": {**SCRATCH, "batch_size": 4}}, "'batch_size' 4 is larger"),
+        ({"e0s": {"source": "given", "values": {"H": -1.0}}}, "given for \\['H'\\]"),
+        ({"e0s": {"source": "given", "values": {"H": -1.0, "O": 1.0, "C": 2.0}}}, "one value for each"),
+        ({"e0s": {"source": "isolated"}}, "a single H atom"),
+    ],
+)
+def test_bad_trainings_are_refused(inputs, message):
+    with pytest.raises(MlFinetuneError, match=message):
+        check(**inputs)
+
+
+def test_reference_energies_are_resolved_by_mode_and_source():
+    frames = make_frames()
+    two = make_passport(heads=("a", "b"))
+    assert resolve_e0s(frames, LEVEL, NAIVE, ESTIMATED, make_passport()) is None
+    assert resolve_e0s(frames, LEVEL, SCRATCH, ESTIMATED, None) == pytest.approx({"H": -4.0, "O": -2.0})
+    named = {**NAIVE, "foundation_head": "b"}
+    assert resolve_e0s(frames, LEVEL, named, {"source": "foundation"}, two) == {"H": -2.0, "O": -2.0}
+    given = {"source": "given", "values": {"O": -2.5, "H": -1}}
+    assert resolve_e0s(frames, LEVEL, NAIVE, given, two) == {"H": -1.0, "O": -2.5}
+
+
+def test_maces_input_holds_exact_reference_energies():
+    config = mace_config({**SCRATCH, "molecule": "H2O"}, {"H": -13.1234567890123, "O": -432.0})
+    assert config["E0s"] == "{1: -13.1234567890123, 8: -432.0}"
+    assert not {"mode", "molecule"} & set(config)
+    assert (config["plot"], config["num_workers"]) == (False, 0)
+    naive = mace_config(NAIVE, None)
+    assert (naive["E0s"], naive["multiheads_finetuning"]) == ("foundation", False)
+    json.dumps(naive)
+    with pytest.raises(MlFinetuneError, match="needs reference energies"):
+        mace_config(SCRATCH, None)
