@@ -12,7 +12,7 @@ __all__ = ("run",)
 @click.command()
 @click.argument("study", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--wait", is_flag=True, help="Show it live until it has ended; Ctrl-C leaves the run alone.")
-@click.option("--dry-run", is_flag=True, help="Check the study and print its inputs, but submit nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the study and print what it would do, but submit nothing.")
 @click.option("--profile", help="AiiDA profile.  [default: the default one]")
 def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
     """Submit the study in the file STUDY (YAML) to the daemon.
@@ -41,7 +41,7 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
     require_profile(profile)
     builder = study_builder(read_study(study))
     if dry_run:
-        click.echo(repr(builder))
+        click.echo(builder.process_class.describe(builder))
         return
     require_daemon()
     from aiida.engine import submit

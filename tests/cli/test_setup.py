@@ -20,13 +20,6 @@ CP2K, PYTHON, IPI = PROGRAMS
 
 
 @pytest.fixture
-def profile(aiida_profile_clean):
-    """A profile without codes, whose caching options are put back afterwards."""
-    yield aiida_profile_clean
-    get_config().unset_option("caching.enabled_for", scope=aiida_profile_clean.name)
-
-
-@pytest.fixture
 def executable(tmp_path: Path):
     def make(name: str) -> Path:
         path = tmp_path / name
@@ -37,7 +30,7 @@ def executable(tmp_path: Path):
     return make
 
 
-def test_codes_are_made_once(profile):
+def test_codes_are_made_once(bare_profile):
     first, second = make_ready(), make_ready()
     assert (
         first.codes
@@ -54,10 +47,10 @@ def test_codes_are_made_once(profile):
     assert orm.load_computer("localhost").is_configured
 
 
-def test_caching_is_switched_on_for_our_calculations_only(profile):
+def test_caching_is_switched_on_for_our_calculations_only(bare_profile):
     make_ready()
-    assert set(CACHED) <= set(get_config().get_option("caching.enabled_for", scope=profile.name))
-    assert not get_config().get_option("caching.default_enabled", scope=profile.name)
+    assert set(CACHED) <= set(get_config().get_option("caching.enabled_for", scope=bare_profile.name))
+    assert not get_config().get_option("caching.default_enabled", scope=bare_profile.name)
     from aiida.manage.caching import get_use_cache
 
     assert get_use_cache(identifier="aiida.calculations:mlfinetune.ipi")
@@ -65,7 +58,7 @@ def test_caching_is_switched_on_for_our_calculations_only(profile):
     assert not get_use_cache(identifier="aiida.calculations:core.arithmetic.add")
 
 
-def test_another_executable_replaces_the_code_and_keeps_the_old_node(profile, executable):
+def test_another_executable_replaces_the_code_and_keeps_the_old_node(bare_profile, executable):
     old = orm.load_code(make_ready().codes["cp2k"])
     given = executable("cp2k.ssmp")
     make_ready(paths={"cp2k": given}, threads=2)
@@ -76,7 +69,7 @@ def test_another_executable_replaces_the_code_and_keeps_the_old_node(profile, ex
     assert orm.load_node(old.pk).label == f"cp2k-{old.pk}"
 
 
-def test_a_code_whose_executable_is_gone_is_made_anew(profile, executable):
+def test_a_code_whose_executable_is_gone_is_made_anew(bare_profile, executable):
     given = executable("cp2k.psmp")
     make_ready(paths={"cp2k": given})
     given.unlink()
@@ -85,7 +78,7 @@ def test_a_code_whose_executable_is_gone_is_made_anew(profile, executable):
     assert str(orm.load_code("cp2k@localhost").filepath_executable) == str(CP2K.find())
 
 
-def test_what_is_missing_is_named_with_the_remedy(profile, monkeypatch):
+def test_what_is_missing_is_named_with_the_remedy(bare_profile, monkeypatch):
     monkeypatch.setattr(programs.shutil, "which", lambda _: None)
     monkeypatch.setattr(programs.sys, "executable", "/nowhere/python")
     result = CliRunner().invoke(main, ["setup"])
