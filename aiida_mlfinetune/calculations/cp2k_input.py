@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.common.errors import StudyError
@@ -20,7 +24,7 @@ def check_level(spec: Mapping[str, Any]) -> None:
     """Check a CP2K level specification.
 
     Raises:
-        StudyError: an unknown or missing entry, another engine, or a CP2K key that is not upper case.
+        StudyError: an unknown or missing entry, another engine, or a CP2K key that is misspelt or not upper case.
     """
     if unknown := sorted(set(spec) - set(SPEC_KEYS)):
         raise StudyError(f"unknown entries {unknown} in the CP2K level: known are {list(SPEC_KEYS)}")
@@ -33,18 +37,34 @@ def check_level(spec: Mapping[str, Any]) -> None:
     level_metadata(spec)
     check_keys(spec["parameters"], f"level {spec['key']!r}")
     check_keys(spec["gas"].get("parameters", {}), f"level {spec['key']!r}")
-    check_keys({"KIND": spec.get("kind", {})}, f"level {spec['key']!r}")
+    for kind in (spec.get("kind", {}), *spec.get("kinds", {}).values()):
+        check_keys(kind, f"level {spec['key']!r}", "FORCE_EVAL/SUBSYS/KIND")
 
 
-def check_keys(tree: Mapping[str, Any], where: str, path: str = "") -> None:
-    """Raise ``StudyError`` if a CP2K section or keyword in ``tree`` is not upper case."""
+def check_keys(tree: Mapping[str, Any], where: str, path: str = "FORCE_EVAL") -> None:
+    """Check the sections and keywords of ``tree``, which is the section ``path`` of a CP2K input.
+
+    A key that CP2K 2023.1 lacks is refused only if it looks like one that is there: others may be newer, and CP2K
+    itself refuses what it does not know.
+
+    Raises:
+        StudyError: a key that is not upper case, or that is misspelt.
+    """
+    known = known_keys().get(path)
     for key, value in tree.items():
-        own = f"{path}/{key}" if path else str(key)
         if not isinstance(key, str) or key != key.upper():
-            raise StudyError(f"CP2K key {own!r} of {where} is not upper case")
+            raise StudyError(f"CP2K key {key!r} in {path} of {where} is not upper case")
+        if known and key not in known and key != "_" and (close := get_close_matches(key, known, 1, 0.8)):
+            raise StudyError(f"CP2K has no {key!r} in {path} ({where}): did you mean {close[0]!r}?")
         for section in value if isinstance(value, list) else [value]:
             if isinstance(section, Mapping):
-                check_keys(section, where, own)
+                check_keys(section, where, f"{path}/{key}")
+
+
+@cache
+def known_keys() -> dict[str, list[str]]:
+    """Return the sections and keywords of CP2K 2023.1 by section, for the sections that a level touches."""
+    return yaml.safe_load((resources.files(__package__) / "cp2k_keys.yaml").read_text(encoding="utf-8"))
 
 
 def level_metadata(spec: Mapping[str, Any], code_version: str = "") -> Level:
@@ -75,11 +95,9 @@ def force_eval(spec: Mapping[str, Any], elements: Iterable[str], periodic: bool)
     check_level(spec)
     tree: dict[str, Any] = deepcopy(dict(spec["parameters"]))
     subsys = tree.setdefault("SUBSYS", {})
-    kinds = [
-        {"_": element, "ELEMENT": element, **spec.get("kind", {}), **spec.get("kinds", {}).get(element, {})}
-        for element in sorted(set(elements))
-    ]
-    subsys["KIND"] = kinds
+    kinds = {element: {**spec.get("kind", {}), **spec.get("kinds", {}).get(element, {})} for element in set(elements)}
+    if any(kinds.values()):  # xTB needs none, and warns of them
+        subsys["KIND"] = [{"_": element, "ELEMENT": element, **kinds[element]} for element in sorted(kinds)]
     if periodic:
         subsys.setdefault("CELL", {})["PERIODIC"] = "XYZ"
         tree["STRESS_TENSOR"] = "ANALYTICAL"

@@ -15,7 +15,7 @@ IntArray = NDArray[np.int64]
 
 _NUMBER = r"[-+]?\d+\.\d+(?:[EeDd][-+]?\d+)?"
 _EVENT = re.compile(
-    r"(?P<scf>SCF run (?P<not>NOT )?converged)"
+    r"(?P<scf>SCF run (?:(?P<not>NOT converged|terminated)|converged))"
     r"|MD\| Step number[ \t]+(?P<step>\d+)[ \t]*\n"
     r"|ENERGY\| Total FORCE_EVAL[^\n]*?:?[ \t]+(?P<energy>" + _NUMBER + r"|\*+|NaN)[ \t]*\n"
     r"|(?P<stress>STRESS\| Analytical stress tensor \[(?P<unit>\w+)\]\n"
@@ -238,6 +238,7 @@ def _number(text: str) -> float:
 
 
 def _box_text(body: str) -> str:
-    """Return the words inside one of CP2K's boxes of asterisks, without the figure in its first ten columns."""
-    lines = [line[11:] for line in body.split("\n") if line.startswith(" *")]
-    return " ".join(" ".join(line.strip(" *") for line in lines).split())
+    """Return the words inside one of CP2K's boxes, which has a stick figure in its first ten columns."""
+    lines = body.split("\n")
+    words = [lines[0], *(line[10:] for line in lines[1:])]
+    return " ".join(" ".join(line.rstrip(" *") for line in words).split())
