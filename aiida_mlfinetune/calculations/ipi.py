@@ -181,7 +181,8 @@ def wall_limit(max_wallclock_seconds: int | None) -> float:
     if not max_wallclock_seconds:
         return 0.0
     seconds, part = WALL_MARGIN
-    return max(max_wallclock_seconds - max(seconds, part * max_wallclock_seconds), 0.5 * max_wallclock_seconds)
+    margin = max(seconds, part * max_wallclock_seconds)
+    return max(max_wallclock_seconds - margin, 0.5 * max_wallclock_seconds)
 
 
 def restart_text(parent: orm.RemoteData) -> str:

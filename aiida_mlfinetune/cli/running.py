@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from aiida_mlfinetune.parsers.raw.progress import Progress, finished_epochs, last_step
+from aiida_mlfinetune.parsers.raw.progress import Progress, finished_epochs, last_row, last_step
 
 if TYPE_CHECKING:
     from aiida.orm import CalcJobNode
@@ -43,6 +43,11 @@ def _step(text: str) -> tuple[int, int | None] | None:
     return None if step is None else (step, None)
 
 
+def _rows(text: str) -> tuple[int, int | None] | None:
+    rows = last_row(text)
+    return None if rows is None else (rows, None)
+
+
 def _lookup(mapping: Any, *keys: str) -> Any:
     """Return a nested value whatever the case of its keys, None where it is missing."""
     for key in keys:
@@ -73,7 +78,7 @@ READERS = {
     "Cp2kCalculation": Reader("*.ener", _step, "MD steps", _cp2k_steps),
     "Cp2kMdCalculation": Reader("*.ener", _step, "MD steps", _cp2k_steps),
     "Cp2kLabelCalculation": Reader("*.ener", _step, "frames", _n_frames),
-    "AseLabelCalculation": Reader("progress.txt", _step, "frames", _n_frames),
+    "AseLabelCalculation": Reader("labels.jsonl", _rows, "frames", _n_frames),
     "MaceEvaluateCalculation": Reader("progress.txt", _step, "frames", _n_frames),
     "MaceTrainCalculation": Reader("progress.json", finished_epochs, "epochs", lambda _: None),
     "IpiCalculation": Reader("*.properties", _step, "MD steps", _n_steps),

@@ -164,9 +164,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         if step <= self.ctx.get("restart_step", 0):
             return ProcessHandlerReport(True, self.exit_codes.ERROR_NO_PROGRESS)
         self.ctx.restart_step = step
-        self.ctx.inputs.parameters = cp2k_restart_parameters(
-            self.ctx.parameters, calculation.outputs.output_parameters
-        )
+        self.ctx.inputs.parameters = cp2k_restart_parameters(self.ctx.parameters, calculation.outputs.output_parameters)
         self.ctx.inputs.parent_calc_folder = calculation.outputs.remote_folder
         self.report(f"{calculation.process_label}<{calculation.pk}> was cut short, going on from step {step}")
         return ProcessHandlerReport(True)

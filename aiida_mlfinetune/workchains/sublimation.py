@@ -6,9 +6,9 @@ from typing import Any
 
 from aiida import orm
 from aiida.common import AttributeDict
-from aiida.engine import ExitCode, WorkChain
+from aiida.engine import ExitCode, WorkChain, if_
 
-from aiida_mlfinetune.calculations.functions.dataset import join
+from aiida_mlfinetune.calculations.functions.dataset import join, without_level_of
 from aiida_mlfinetune.calculations.functions.thermodynamics import (
     crystal_enthalpy,
     density,
@@ -55,8 +55,7 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
             cls.take_molecule,
             cls.run_sampling,
             cls.inspect_sampling,
-            cls.run_labelling,
-            cls.inspect_labelling,
+            if_(cls.labels_are_missing)(cls.run_labelling, cls.inspect_labelling),
             cls.run_training,
             cls.inspect_training,
             cls.run_dynamics,
@@ -76,7 +75,9 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
         spec.expose_outputs(TrainingWorkChain, namespace="training")
         for stage in ("sampling_crystal", "sampling_gas", "dynamics_crystal", "dynamics_gas"):
             spec.expose_outputs(STAGES[stage][0], namespace=stage)
+        spec.expose_outputs(STAGES["labelling"][0], namespace="labelling", namespace_options={"required": False})
         spec.exit_code(210, "ERROR_NO_MOLECULE", message="No molecule can be taken from the crystal: {message}")
+        spec.exit_code(320, "ERROR_FRAMES_DIFFER", message="The sampled frames cannot be joined: {message}")
         spec.exit_code(350, "ERROR_SAMPLING_FAILED", message="The sampling of {stages} failed; see their reports.")
         spec.exit_code(351, "ERROR_LABELLING_FAILED", message="The labelling failed; see its report.")
         spec.exit_code(352, "ERROR_TRAINING_FAILED", message="The training failed; see its report.")
@@ -104,19 +105,35 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
             return self.exit_codes.ERROR_SAMPLING_FAILED.format(stages=failed)
         for phase in PHASES:
             self._expose(f"sampling_{phase}")
-        self.ctx.frames = join(**{phase: self.ctx[f"sampling_{phase}"].outputs.dataset for phase in PHASES})
+        try:
+            self.ctx.frames = join(**{phase: self.ctx[f"sampling_{phase}"].outputs.dataset for phase in PHASES})
+        except MlFinetuneError as error:
+            return self.exit_codes.ERROR_FRAMES_DIFFER.format(message=str(error))
         return None
+
+    def labels_are_missing(self) -> bool:
+        """Whether frames need labels: not if the sampling was done at the level of the labels and kept them all."""
+        frames, key = self.ctx.frames, self.inputs.labelling.level["key"]
+        counts = frames.levels[key]["counts"] if key in frames.levels else {}
+        if counts.get("energy") == counts.get("forces") == frames.n_frames:
+            self.report(f"the frames have their labels at {key!r} from the sampling: they are not labelled again")
+            self._keep_dataset(frames)
+            return False
+        return True
 
     def run_labelling(self) -> None:
         """Label the frames of crystal and molecule."""
-        self._submit("labelling", dataset=self.ctx.frames)
+        frames, level = self.ctx.frames, self.inputs.labelling.level
+        if level["key"] in frames.levels:
+            frames = without_level_of(frames, level)
+        self._submit("labelling", dataset=frames)
 
     def inspect_labelling(self) -> ExitCode | None:
         """Check the labelling."""
         if self._failed("labelling"):
             return self.exit_codes.ERROR_LABELLING_FAILED
-        self.ctx.dataset = self.ctx.labelling.outputs.dataset
-        self.out("dataset", self.ctx.dataset)
+        self._expose("labelling")
+        self._keep_dataset(self.ctx.labelling.outputs.dataset)
         return None
 
     def run_training(self) -> None:
@@ -185,6 +202,10 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
                 texts.append(f"{stage}<{node.pk}>")
                 self.report(f"{stage}<{node.pk}> failed with [{node.exit_status}] {node.exit_message}")
         return ", ".join(texts)
+
+    def _keep_dataset(self, dataset: DatasetData) -> None:
+        self.ctx.dataset = dataset
+        self.out("dataset", dataset)
 
     def _expose(self, stage: str) -> None:
         self.out_many(self.exposed_outputs(self.ctx[stage], STAGES[stage][0], namespace=stage))

@@ -112,7 +112,12 @@ class SublimationBuilderMixin(ProtocolMixin):
             stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **state)
         parameters = inputs["training"].get("parameters") or {}
         inputs["training"]["parameters"] = {"molecule": molecules.formula, **parameters}
-        labelling = stage("labelling", cp2k_code, None, scheduler=cp2k)
+        level = inputs["labelling"].get("level")
+        own_level = {"level": inputs["labelling"].pop("level")} if isinstance(level, Mapping) else {}
+        by_ase = bool(own_level) and level.get("engine") == "ase"
+        labelling = stage(
+            "labelling", python_code if by_ase else cp2k_code, None, scheduler=python if by_ase else cp2k, **own_level
+        )
         stage(
             "training",
             python_code,

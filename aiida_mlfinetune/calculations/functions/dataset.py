@@ -98,6 +98,13 @@ def without_levels(dataset: DatasetData, levels: orm.List) -> DatasetData:
     )
 
 
+@calcfunction
+def without_level_of(dataset: DatasetData, level: orm.Dict) -> DatasetData:
+    """Drop the labels at the level that a specification (with its ``key``) would make, to be made anew."""
+    sources = {key: value for key, value in dataset.level_sources.items() if key != level["key"]}
+    return DatasetData(dataset.frames.without_level(level["key"]), sources)
+
+
 def _level_sources(*datasets: DatasetData) -> dict[str, list[str]]:
     """Return the processes behind each level, in order of first appearance."""
     merged: dict[str, list[str]] = {}

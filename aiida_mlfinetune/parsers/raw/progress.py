@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-__all__ = ("Progress", "finished_epochs", "last_step", "seconds_left")
+__all__ = ("Progress", "finished_epochs", "last_row", "last_step", "seconds_left")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,16 @@ def last_step(tail: str) -> int | None:
         try:
             return int(float(fields[0]))
         except ValueError:
+            continue
+    return None
+
+
+def last_row(tail: str) -> int | None:
+    """Return the number of rows in a file of JSON lines, from the ``index`` (from 0) of the last complete one."""
+    for line in reversed(_complete_lines(tail)):
+        try:  # the first line may be cut
+            return int(json.loads(line)["index"]) + 1
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue
     return None
 

@@ -43,6 +43,9 @@ def training_section(node: orm.ProcessNode) -> Section:
         paragraphs.append(_sentence(chain, settings))
         tables.append(Table(("setting", "value"), tuple(settings_rows(settings)), f"Settings of {name}"))
         outputs = chain.outputs
+        if "e0s" in outputs:
+            rows = tuple(settings_rows(outputs.e0s.get_dict()))
+            tables.append(Table(("reference energies", "eV"), rows, "Reference energies of the final model"))
         if "errors" in outputs:
             tables += _error_tables(outputs.errors.get_dict())
         if "loss_curve" in outputs:

@@ -1,0 +1,175 @@
+"""``mlfinetune.cp2k_label``: energies, forces and stress of many frames in one CP2K job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiida import orm
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.folders import Folder
+from aiida.engine.processes.calcjobs.calcjob import validate_calc_job
+from aiida_cp2k.calculations import Cp2kCalculation
+from aiida_cp2k.utils import Cp2kInput
+
+from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
+from aiida_mlfinetune.calculations.codes import CP2K_PLUGINS, validate_program
+from aiida_mlfinetune.calculations.cp2k_input import check_level
+from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.checks import frames_problem
+
+SHARE_OF_WALLTIME = 0.95
+"""CP2K stops itself at this part of the time that the scheduler allows, so that it ends in order."""
+
+
+def validate_level(level: orm.Dict | None, _: Any) -> str | None:
+    """Check that a level is one for CP2K."""
+    try:
+        if level is not None:
+            check_level(level.get_dict())
+    except MlFinetuneError as error:
+        return str(error)
+    return None
+
+
+def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
+    """Check that all frames fit into one job, and that each can be computed."""
+    if dataset is None:
+        return None
+    return reftraj.check_batch(dataset.frames) or frames_problem(dataset.frames)
+
+
+def inputs_problem(inputs: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with inputs that do not fit together: level and dataset."""
+    if "dataset" in inputs and "level" in inputs and inputs["level"]["key"] in inputs["dataset"].levels:
+        return f"the dataset has labels at level {inputs['level']['key']!r} already: drop them, or use another key"
+    return None
+
+
+def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:
+    """Check our own inputs, and what AiiDA asks of every job."""
+    return inputs_problem(inputs) or validate_calc_job(inputs, port)
+
+
+class Cp2kLabelCalculation(Cp2kCalculation):
+    """CP2K on many frames of one composition in one job, wavefunctions carried from frame to frame.
+
+    The frames are a REFTRAJ trajectory: CP2K evaluates each as it stands. Neighbouring frames should be alike (the
+    labelling work chain sorts them), since each SCF cycle starts from an extrapolation of the ones before. A frame
+    whose SCF cycle does not converge is left out and named in ``failed``; a job that ends early keeps the frames that
+    it finished.
+    """
+
+    _DEFAULT_PARSER = "mlfinetune.cp2k_label"
+    _UNUSED_INPUTS = (
+        "parameters",
+        "structure",
+        "trajectory",
+        "settings",
+        "parent_calc_folder",
+        "kpoints",
+        "file",
+        "basissets",
+        "pseudos",
+        "pseudos_upf",
+    )
+    _UNUSED_OUTPUTS = ("output_structure", "output_trajectory", "output_bands")
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Declare dataset and level in place of aiida-cp2k's structure and parameters."""
+        super().define(spec)
+        for name in cls._UNUSED_INPUTS:
+            del spec.inputs[name]
+        for name in cls._UNUSED_OUTPUTS:
+            del spec.outputs[name]
+        for label in [label for label, code in spec.exit_codes.items() if code.status > 200]:
+            del spec.exit_codes[label]
+        spec.inputs.dynamic = False
+        spec.inputs.validator = validate_inputs
+        spec.inputs["code"].validator = validate_program(*CP2K_PLUGINS)
+        spec.input(
+            "dataset",
+            valid_type=DatasetData,
+            validator=validate_dataset,
+            help="Frames of one composition, order of atoms and periodicity (all three directions, or none).",
+        )
+        spec.input(
+            "level",
+            valid_type=orm.Dict,
+            validator=validate_level,
+            help="Level of theory: engine 'cp2k', a key for the labels, and CP2K sections in upper case.",
+        )
+        spec.output(
+            "dataset",
+            valid_type=DatasetData,
+            required=False,
+            help="The frames that succeeded, in order: energy (eV), forces (eV/A), stress (eV/A^3, ASE's sign).",
+        )
+        spec.output(
+            "failed",
+            valid_type=orm.Dict,
+            required=False,
+            help="By index in the input dataset: `reason`, and `retry`: whether another job may succeed.",
+        )
+        spec.outputs["output_parameters"].required = False
+        spec.outputs.dynamic = False
+        spec.default_output_node = "output_parameters"
+        spec.exit_code(210, "ERROR_INPUT_REFUSED", message="CP2K refused its input: {message}", invalidates_cache=True)
+        spec.exit_code(
+            310, "ERROR_OUTPUT_MISSING", message="CP2K's standard output was not retrieved.", invalidates_cache=True
+        )
+        spec.exit_code(
+            311,
+            "ERROR_NO_FRAME_FINISHED",
+            message="CP2K was ended from outside before it finished a frame.",
+            invalidates_cache=True,
+        )
+        spec.exit_code(
+            312,
+            "ERROR_NO_FRAME_CONVERGED",
+            message="Of {total} frames none converged. Raise MAX_SCF, or change the minimiser.",
+        )
+        spec.exit_code(
+            400,
+            "ERROR_OUT_OF_WALLTIME",
+            message="CP2K ran out of time after {done} of {total} frames.",
+            invalidates_cache=True,
+        )
+        spec.exit_code(
+            410,
+            "ERROR_INTERRUPTED",
+            message="CP2K ended early, after {done} of {total} frames.",
+            invalidates_cache=True,
+        )
+
+    def prepare_for_submission(self, folder: Folder) -> CalcInfo:
+        """Write input, first frame, trajectory and cells."""
+        spec, frames = self.inputs.level.get_dict(), self.inputs.dataset.frames
+        limit = self.inputs.metadata.options.get("max_wallclock_seconds")
+        walltime = None if limit is None else max(1, int(limit * SHARE_OF_WALLTIME))
+        tree = reftraj.reftraj_input(spec, frames, walltime)
+        positions = reftraj.coordinates(spec, frames)
+        files = {
+            self.inputs.metadata.options.input_filename: Cp2kInput(tree).render(),
+            reftraj.COORDINATES_FILENAME: reftraj.xyz_text(frames, positions[:1]),
+            reftraj.TRAJECTORY_FILENAME: reftraj.xyz_text(frames, positions),
+        }
+        if frames.pbc.all():
+            files[reftraj.CELLS_FILENAME] = reftraj.cell_text(frames)
+        for name, text in files.items():
+            with folder.open(name, "w", encoding="utf-8") as handle:
+                handle.write(text)
+
+        codeinfo = CodeInfo()
+        codeinfo.code_uuid = self.inputs.code.uuid
+        codeinfo.cmdline_params = ["-i", self.inputs.metadata.options.input_filename]
+        codeinfo.stdout_name = self.inputs.metadata.options.output_filename
+        codeinfo.join_files = True
+        calcinfo = CalcInfo()
+        calcinfo.codes_info = [codeinfo]
+        calcinfo.retrieve_list = [self.inputs.metadata.options.output_filename]
+        # The dataset holds the trajectory already.
+        calcinfo.provenance_exclude_list = [reftraj.TRAJECTORY_FILENAME, reftraj.CELLS_FILENAME]
+        return calcinfo

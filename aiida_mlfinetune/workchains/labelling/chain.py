@@ -1,0 +1,238 @@
+"""``mlfinetune.labelling``: labels at one level for the frames of a dataset, by whatever engine the level names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiida import orm
+from aiida.common import AttributeDict
+from aiida.common.log import AIIDA_LOGGER
+from aiida.engine import ExitCode, ProcessBuilder, WorkChain, append_, while_
+
+from aiida_mlfinetune.calculations.functions.labelling import (
+    BATCH,
+    FAILED,
+    LABELLED,
+    collect_labels,
+    make_batches,
+    retried,
+    retry_batch,
+)
+from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.checks import frames_problem
+from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
+from aiida_mlfinetune.workchains.protocols.levels import load_level
+
+
+class LabellingWorkChain(ProtocolMixin, WorkChain):
+    """Label frames in jobs of many frames each.
+
+    Frames are sorted into jobs of one composition, neighbours alike. A frame that a job could not label for a reason of
+    its own (no convergence) is left out and named; frames that a job did not come to, since it was killed or out of
+    time, get another job, ``max_attempts`` in all.
+    """
+
+    _PROTOCOL_FILE = "labelling.yaml"
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Define inputs, outline, outputs and exit codes."""
+        super().define(spec)
+        spec.input("dataset", valid_type=DatasetData, validator=validate_dataset, help="Frames to label.")
+        spec.input(
+            "level",
+            valid_type=orm.Dict,
+            validator=validate_level,
+            help="Level of theory: `key` of the labels, `engine` (cp2k or ase), and what that engine needs.",
+        )
+        for name, default, text in (
+            ("frames_per_job", 100, "Number of frames of one job, at most."),
+            ("max_concurrent", 2, "Number of jobs at a time, at most."),
+            ("max_attempts", 2, "Number of jobs, at most, that a frame is put into when jobs end early."),
+        ):
+            spec.input(
+                name,
+                valid_type=orm.Int,
+                serializer=orm.to_aiida_type,
+                default=lambda value=default: orm.Int(value),
+                validator=validate_positive,
+                help=text,
+            )
+        for engine in ENGINES.values():
+            spec.expose_inputs(
+                engine.calculation,
+                namespace=engine.namespace,
+                exclude=("dataset", "level"),
+                namespace_options={"required": False, "populate_defaults": False},
+            )
+            spec.inputs[engine.namespace].dynamic = False
+        spec.inputs.dynamic = False
+        spec.inputs.validator = validate_inputs
+        spec.outline(
+            cls.prepare,
+            while_(cls.has_batches)(cls.submit_batches, cls.inspect_batches),
+            cls.collect,
+        )
+        spec.output("dataset", valid_type=DatasetData, help="The frames that succeeded, with one more level.")
+        spec.output(
+            "failed",
+            valid_type=orm.Dict,
+            help="By the index of a frame in the input, as a string: `content_hash`, `reason`; empty if none failed.",
+        )
+        spec.exit_code(320, "ERROR_NO_LABELS", message="None of {total} frames was labelled; see the jobs' reports.")
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        code: orm.AbstractCode,
+        dataset: DatasetData | None,
+        level: str | Mapping[str, Any] | None = None,
+        protocol: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        model: MaceModelData | None = None,
+    ) -> ProcessBuilder:
+        """Return a builder with the inputs of a protocol.
+
+        Args:
+            code: of the level's engine: CP2K, or a Python for an ASE calculator.
+            dataset: frames to label; may be None where a work chain makes them later.
+            level: name of a CP2K level, or a whole specification of any engine.
+            protocol: demo, fast, balanced or kaur2025.
+            overrides: in the layout of ``protocols/labelling.yaml``.
+            options: scheduler options, laid over those of the protocol.
+
+        Raises:
+            StudyError: unknown protocol, input, engine or level.
+            FramesError: frames that cannot be computed.
+        """
+        inputs = cls.get_protocol_inputs(protocol, overrides)
+        if isinstance(level, Mapping):
+            spec = dict(level)
+        else:
+            spec = load_level(level or inputs["level"], inputs["level_overrides"])
+        engine = engine_of(spec)
+        builder = cls.get_builder()
+        builder.level = orm.Dict(spec)
+        for name in ("frames_per_job", "max_concurrent", "max_attempts"):
+            builder[name] = orm.Int(inputs[name])
+        namespace = builder[engine.namespace]
+        namespace.code = code
+        scheduler = merge(inputs["metadata"]["options"], options or {}, {""}, "options")
+        if engine.name == "cp2k":
+            scheduler.setdefault("withmpi", _processes(scheduler) > 1)
+        namespace.metadata.options = scheduler
+        count = "the"
+        if dataset is not None:
+            if problem := _dataset_problem(dataset, spec):
+                raise StudyError(problem)
+            builder.dataset = dataset
+            count = f"{dataset.n_frames}"
+        AIIDA_LOGGER.report(
+            f"labelling: {count} frames at {spec['key']!r} with {engine.name}, {inputs['frames_per_job']} a job"
+        )
+        return builder
+
+    def prepare(self) -> None:
+        """Sort the frames into batches."""
+        self.ctx.engine = engine_of(self.inputs.level.get_dict())
+        batches = make_batches(self.inputs.dataset, self.inputs.frames_per_job)
+        self.ctx.queue = [(batches[name], 1) for name in sorted(batches)]
+        self.ctx.running, self.ctx.pieces, self.ctx.count = [], {}, 0
+
+    def has_batches(self) -> bool:
+        """Whether frames are left to be labelled."""
+        return bool(self.ctx.queue)
+
+    def submit_batches(self) -> None:
+        """Submit as many jobs as may run at a time."""
+        engine: Engine = self.ctx.engine
+        most = self.inputs.max_concurrent.value
+        self.ctx.running, self.ctx.queue = self.ctx.queue[:most], self.ctx.queue[most:]
+        self.ctx.jobs = []
+        for batch, _ in self.ctx.running:
+            inputs = AttributeDict(self.exposed_inputs(engine.calculation, engine.namespace))
+            inputs.update(dataset=batch, level=self.inputs.level)
+            node = self.submit(engine.calculation, **inputs)
+            self.report(f"submitted {node.process_label}<{node.pk}>: {batch.n_frames} frames")
+            self.to_context(jobs=append_(node))
+
+    def inspect_batches(self) -> None:
+        """Take what the jobs finished, and queue again what they did not come to."""
+        for (batch, attempt), job in zip(self.ctx.running, self.ctx.jobs, strict=True):
+            number = f"{self.ctx.count:04d}"
+            self.ctx.count += 1
+            self.ctx.pieces[BATCH + number] = batch
+            for prefix, name in ((LABELLED, "dataset"), (FAILED, "failed")):
+                if name in job.outputs:
+                    self.ctx.pieces[prefix + number] = job.outputs[name]
+            if job.is_finished_ok:
+                continue
+            self.report(f"{job.process_label}<{job.pk}> ended with [{job.exit_status}] {job.exit_message}")
+            if attempt >= self.inputs.max_attempts.value:
+                continue
+            if "failed" not in job.outputs:
+                self.ctx.queue.append((batch, attempt + 1))
+            elif retried(job.outputs.failed):
+                self.ctx.queue.append((retry_batch(batch, job.outputs.failed), attempt + 1))
+
+    def collect(self) -> ExitCode | None:
+        """Make one dataset of what all jobs labelled."""
+        if not any(name.startswith(LABELLED) for name in self.ctx.pieces):
+            return self.exit_codes.ERROR_NO_LABELS.format(total=self.inputs.dataset.n_frames)
+        results = collect_labels(self.inputs.dataset, **self.ctx.pieces)
+        for index, entry in results["failed"].get_dict().items():
+            self.report(f"frame {index} has no label: {entry['reason']}")
+        self.out("dataset", results["dataset"])
+        self.out("failed", results["failed"])
+        return None
+
+
+def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
+    """Check that each frame can be computed."""
+    return None if dataset is None else frames_problem(dataset.frames)
+
+
+def validate_level(level: orm.Dict | None, _: Any) -> str | None:
+    """Check the level with its engine."""
+    try:
+        if level is not None:
+            engine_of(level.get_dict())
+    except MlFinetuneError as error:
+        return str(error)
+    return None
+
+
+def validate_positive(value: orm.Int, _: Any) -> str | None:
+    """Refuse numbers below one."""
+    return None if value.value >= 1 else f"must be at least 1, got {value.value}"
+
+
+def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
+    """Check that the level is new, and that the code of its engine is given, and no other."""
+    if "level" not in inputs:
+        return None
+    spec = inputs["level"].get_dict()
+    engine = engine_of(spec)
+    if "code" not in inputs.get(engine.namespace, {}):
+        return f"level {spec['key']!r} needs the code of engine {engine.name!r}: set `{engine.namespace}.code`"
+    for other in ENGINES.values():
+        if other is not engine and "code" in inputs.get(other.namespace, {}):
+            return f"level {spec['key']!r} uses engine {engine.name!r}: leave `{other.namespace}.code` out"
+    return _dataset_problem(inputs["dataset"], spec) if "dataset" in inputs else None
+
+
+def _dataset_problem(dataset: DatasetData, spec: Mapping[str, Any]) -> str | None:
+    if spec["key"] in dataset.levels:
+        return f"the dataset has labels at level {spec['key']!r} already: drop them, or use another key"
+    return frames_problem(dataset.frames)
+
+
+def _processes(options: Mapping[str, Any]) -> int:
+    resources = options.get("resources", {})
+    per_machine = resources.get("num_machines", 1) * resources.get("num_mpiprocs_per_machine", 1)
+    return int(resources.get("tot_num_mpiprocs") or per_machine)

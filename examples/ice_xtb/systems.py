@@ -1,0 +1,94 @@
+"""The structures behind `ice-xtb`: ices by GenIce, ice VIII by its space group, random liquids and clusters.
+
+Everything is seeded, so that the same call gives the same structures.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+
+import numpy as np
+from ase import Atoms
+from ase.build import make_supercell, molecule
+from ase.io import read
+from ase.spacegroup import crystal
+
+TRAINING_ICES = ("Ih", "Ic", "II", "VI", "VIII")
+HELD_OUT_ICES = ("III", "IX", "XVII")
+GENICE_NAMES = {"Ih": "1h", "Ic": "1c", "II": "2", "III": "3", "VI": "6", "IX": "9", "XVII": "17"}
+REPETITIONS = {"VI": (1, 1, 2)}
+
+
+def ice(name: str, seed: int) -> Atoms:
+    """Return a cell of 8 to 20 molecules of an ice with random protons (ordered for II, VIII and IX).
+
+    GFN1-xTB is used at the Gamma point, where a cell edge of 4.4 A costs 30 meV a molecule and one of 6.4 A about 1:
+    all edges here are longer than 6 A.
+    """
+    if name == "VIII":
+        return ice_viii()
+    logging.disable(logging.CRITICAL)
+    from genice2.genice import GenIce
+    from genice2.plugin import Format, Lattice, Molecule
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - GenIce draws from the legacy generator
+    lattice = GenIce(Lattice(GENICE_NAMES[name]), rep=REPETITIONS.get(name, (1, 1, 1)))
+    text = lattice.generate_ice(formatter=Format("gromacs"), water=Molecule("tip3p"))
+    logging.disable(logging.NOTSET)
+    atoms = read(io.StringIO(text), format="gromacs")
+    return Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=True)
+
+
+def ice_viii() -> Atoms:
+    """Return ice VIII, 16 molecules: I4_1/amd, Kuhs et al., J. Chem. Phys. 81, 3612 (1984), at 2.4 GPa."""
+    tetragonal = crystal(
+        ("O", "H"),
+        basis=[(0.0, 0.25, 0.1071), (0.0, 0.4157, 0.1935)],
+        spacegroup=141,
+        setting=2,
+        cellpar=[4.656, 4.656, 6.775, 90, 90, 90],
+    )
+    return make_supercell(tetragonal, [[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
+
+
+def liquid(n_molecules: int, density: float, seed: int) -> Atoms:
+    """Return molecules at random places and orientations in a cube, none closer than 2.3 A (O-O), g/cm^3."""
+    rng = np.random.default_rng(seed)
+    water = molecule("H2O")
+    edge = (water.get_masses().sum() * n_molecules / density / 0.602214076) ** (1 / 3)
+    while True:
+        box = Atoms(cell=[edge] * 3, pbc=True)
+        for _ in range(n_molecules * 400):
+            trial = water.copy()
+            trial.euler_rotate(*rng.uniform(0, 360, 3), center="COM")
+            trial.translate(rng.uniform(0, edge, 3) - trial.positions[0])
+            joined = box + trial
+            start = len(box)
+            near = [joined.get_distances(start + k, range(start), mic=True) for k in range(3)] if start else []
+            o_o = near[0][0::3] if start else np.array([9.0])
+            h_any = np.concatenate([near[1], near[2], near[0]]) if start else np.array([9.0])
+            if o_o.min() > 2.3 and h_any.min() > 1.5:
+                box = joined
+            if len(box) == 3 * n_molecules:
+                return box
+
+
+def cluster(source: Atoms, n_molecules: int, seed: int) -> Atoms:
+    """Return the ``n_molecules`` waters around a random one of ``source`` (order O, H, H), without a cell."""
+    rng = np.random.default_rng(seed)
+    oxygens = [i for i, s in enumerate(source.symbols) if s == "O"]
+    centre = int(rng.choice(oxygens))
+    vectors = source.get_distances(centre, oxygens, mic=True, vector=True)
+    order = np.argsort(np.linalg.norm(vectors, axis=1))[:n_molecules]
+    symbols, positions = [], []
+    hydrogens = [i for i, s in enumerate(source.symbols) if s == "H"]
+    for rank in order:
+        oxygen = oxygens[int(rank)]
+        own = source.get_distances(oxygen, hydrogens, mic=True, vector=True)
+        nearest = np.argsort(np.linalg.norm(own, axis=1))[:2]
+        symbols += ["O", "H", "H"]
+        positions += [vectors[rank], vectors[rank] + own[nearest[0]], vectors[rank] + own[nearest[1]]]
+    return Atoms(symbols, positions=positions)
