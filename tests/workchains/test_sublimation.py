@@ -9,10 +9,12 @@ from aiida.common.links import LinkType
 from aiida.engine.utils import instantiate_process
 from ase.build import bulk
 
+from aiida_mlfinetune.calculations.functions.dataset import without_level_of
 from aiida_mlfinetune.common.errors import FramesError, ModelError, MoleculesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.crystals import carbon_dioxide, ice_xi
 from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.levels import Labels, Level
 from aiida_mlfinetune.workchains.sublimation import SublimationWorkChain
 
 PROTOCOLS = ("demo", "fast", "balanced", "kaur2025")
@@ -78,6 +80,19 @@ def test_without_a_foundation_a_model_is_trained_from_scratch(build, start):
     builder = build(carbon_dioxide(), overrides={"foundation": None}, foundation=None)
     assert builder.training.parameters["mode"] == "scratch"
     assert builder.foundation is None
+    assert start(builder).node.is_stored
+
+
+def test_labels_may_come_from_any_ase_calculator(build, start, python_code):
+    level = {
+        "key": "gfn2-xtb/tblite",
+        "engine": "ase",
+        "calculator": "tblite.ase:TBLite",
+        "kwargs": {"method": "GFN2-xTB"},
+    }
+    builder = build(overrides={"labelling": {"level": level}})
+    assert builder.labelling.python.code == python_code
+    assert builder.training.level.value == "gfn2-xtb/tblite"
     assert start(builder).node.is_stored
 
 
@@ -275,6 +290,33 @@ def test_sampled_frames_of_crystal_and_gas_are_joined_in_that_order(build, start
     assert process.inspect_sampling() is None
     assert process.ctx.frames.frames.n_atoms.tolist() == [24, 3]
     assert process.outputs["sampling_gas"]["dataset"].n_frames == 1
+    assert process.labels_are_missing()
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_labels_of_the_sampling_are_used_if_they_are_complete_and_of_the_same_level(build, start, complete):
+    process = start(build())
+    level = Level(process.inputs.labelling.level["key"])
+    frames = Frames.from_atoms([ice_xi(), process.inputs.crystal.get_ase()])
+    energy = np.array([1.0, 2.0 if complete else np.nan])
+    labelled = frames.with_labels(Labels.build(level, frames.offsets, energy, np.zeros((48, 3))))
+    process.ctx.frames = DatasetData(labelled).store()
+    assert process.labels_are_missing() is not complete
+    assert ("dataset" in process.outputs) is complete
+    bare = without_level_of(process.ctx.frames, process.inputs.labelling.level)
+    assert bare.levels == {}
+
+
+def test_frames_that_cannot_be_joined_are_an_exit_code(build, start):
+    process = start(build())
+    for number, phase in enumerate(("crystal", "gas")):
+        frames = Frames.from_atoms([ice_xi()])
+        labels = Labels.build(Level("x/y", method=f"method {number}"), frames.offsets, np.array([1.0]))
+        dataset = DatasetData(frames.with_labels(labels))
+        process.ctx[f"sampling_{phase}"] = child(
+            0, dataset=dataset, trajectory=dataset.clone(), properties=orm.ArrayData({"step": np.arange(3)})
+        )
+    assert process.inspect_sampling().status == 320
 
 
 def test_averages_are_outputs(build, start):
