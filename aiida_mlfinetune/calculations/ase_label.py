@@ -83,7 +83,7 @@ def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
     return None if dataset is None else frames_problem(dataset.frames)
 
 
-def inputs_problem(inputs: Mapping[str, Any]) -> str | None:
+def ase_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
     """Return what is wrong with inputs that do not fit together: level, dataset and model."""
     if "level" not in inputs:
         return None
@@ -102,7 +102,7 @@ def inputs_problem(inputs: Mapping[str, Any]) -> str | None:
 
 def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:
     """Check our own inputs, and what AiiDA asks of every job."""
-    return inputs_problem(inputs) or validate_calc_job(inputs, port)
+    return ase_inputs_problem(inputs) or validate_calc_job(inputs, port)
 
 
 class AseLabelCalculation(CalcJob):

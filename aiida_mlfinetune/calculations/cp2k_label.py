@@ -40,7 +40,7 @@ def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
     return reftraj.check_batch(dataset.frames) or frames_problem(dataset.frames)
 
 
-def inputs_problem(inputs: Mapping[str, Any]) -> str | None:
+def cp2k_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
     """Return what is wrong with inputs that do not fit together: level and dataset."""
     if "dataset" in inputs and "level" in inputs and inputs["level"]["key"] in inputs["dataset"].levels:
         return f"the dataset has labels at level {inputs['level']['key']!r} already: drop them, or use another key"
@@ -49,7 +49,7 @@ def inputs_problem(inputs: Mapping[str, Any]) -> str | None:
 
 def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:
     """Check our own inputs, and what AiiDA asks of every job."""
-    return inputs_problem(inputs) or validate_calc_job(inputs, port)
+    return cp2k_inputs_problem(inputs) or validate_calc_job(inputs, port)
 
 
 class Cp2kLabelCalculation(Cp2kCalculation):

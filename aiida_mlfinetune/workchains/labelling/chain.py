@@ -21,10 +21,10 @@ from aiida_mlfinetune.calculations.functions.labelling import (
 )
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.checks import frames_problem
-from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of
+from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
-from aiida_mlfinetune.workchains.protocols.levels import load_level
 
 
 class LabellingWorkChain(ProtocolMixin, WorkChain):
@@ -101,10 +101,11 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         Args:
             code: of the level's engine: CP2K, or a Python for an ASE calculator.
             dataset: frames to label; may be None where a work chain makes them later.
-            level: name of a CP2K level, or a whole specification of any engine.
+            level: name of a level of any engine, or a whole specification.
             protocol: demo, fast, balanced or kaur2025.
             overrides: in the layout of ``protocols/labelling.yaml``.
             options: scheduler options, laid over those of the protocol.
+            model: the model behind an ASE calculator that reads one.
 
         Raises:
             StudyError: unknown protocol, input, engine or level.
@@ -114,7 +115,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         if isinstance(level, Mapping):
             spec = dict(level)
         else:
-            spec = load_level(level or inputs["level"], inputs["level_overrides"])
+            spec = find_level(level or inputs["level"], inputs["level_overrides"])
         engine = engine_of(spec)
         builder = cls.get_builder()
         builder.level = orm.Dict(spec)
@@ -126,6 +127,10 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         if engine.name == "cp2k":
             scheduler.setdefault("withmpi", _processes(scheduler) > 1)
         namespace.metadata.options = scheduler
+        if model is not None:
+            if "model" not in engine.calculation.spec().inputs:
+                raise StudyError(f"level {spec['key']!r} is computed by engine {engine.name!r}, which takes no model")
+            namespace.model = model
         count = "the"
         if dataset is not None:
             if problem := _dataset_problem(dataset, spec):

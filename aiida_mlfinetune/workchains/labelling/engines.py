@@ -1,7 +1,8 @@
 """The engines behind ``mlfinetune.labelling``: what turns a batch of frames into a job.
 
 An engine needs a CalcJob with the inputs ``dataset`` and ``level`` and the outputs ``dataset`` (the frames that
-succeeded, at the new level only) and ``failed`` (by index: ``reason`` and ``retry``), and an entry in ``ENGINES``.
+succeeded, at the new level only) and ``failed`` (by index: ``reason`` and ``retry``), levels of theory, and an entry in
+``ENGINES``.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from typing import Any
 
 from aiida.engine import CalcJob
 
+from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
 from aiida_mlfinetune.calculations.cp2k_input import check_level
+from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.workchains.protocols.ase_levels import available_ase_levels, load_ase_level
+from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level
 
 
 @dataclass(frozen=True)
@@ -25,21 +30,34 @@ class Engine:
         namespace: of the work chain's inputs that holds code and options.
         calculation: the CalcJob of one batch.
         check: raises ``StudyError`` on a level that is not one for this engine.
+        problem: returns why the inputs of a job do not fit together, or None.
+        available: returns a line on each of the engine's levels by name.
+        load: returns the level of a name with overrides laid over it.
+        mixes_compositions: whether one job takes frames of several compositions.
     """
 
     name: str
     namespace: str
     calculation: type[CalcJob]
     check: Callable[[Mapping[str, Any]], None]
+    problem: Callable[[Mapping[str, Any]], str | None]
+    available: Callable[[], dict[str, str]]
+    load: Callable[[str, Mapping[str, Any] | None], dict[str, Any]]
+    mixes_compositions: bool = False
 
 
-ENGINES = {
-    engine.name: engine
-    for engine in (
-        Engine("cp2k", "cp2k", Cp2kLabelCalculation, check_level),
-        Engine("ase", "python", AseLabelCalculation, check_ase_level),
-    )
-}
+CP2K = Engine("cp2k", "cp2k", Cp2kLabelCalculation, check_level, cp2k_inputs_problem, available_levels, load_level)
+ASE = Engine(
+    "ase",
+    "python",
+    AseLabelCalculation,
+    check_ase_level,
+    ase_inputs_problem,
+    available_ase_levels,
+    load_ase_level,
+    mixes_compositions=True,
+)
+ENGINES = {engine.name: engine for engine in (CP2K, ASE)}
 
 
 def engine_of(level: Mapping[str, Any]) -> Engine:
@@ -53,3 +71,16 @@ def engine_of(level: Mapping[str, Any]) -> Engine:
         raise StudyError(f"the level names the engine {name!r}: there are {list(ENGINES)}")
     ENGINES[name].check(level)
     return ENGINES[name]
+
+
+def find_level(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the level called ``name`` of whichever engine has it.
+
+    Raises:
+        StudyError: an unknown name; the message lists those there are.
+    """
+    for engine in ENGINES.values():
+        if name in engine.available():
+            return engine.load(name, overrides)
+    known = [level for engine in ENGINES.values() for level in engine.available()]
+    raise StudyError(f"unknown level {name!r}: choose from {known}, or give a whole specification")
