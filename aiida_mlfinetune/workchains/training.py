@@ -167,7 +167,7 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             self.out(name, dataset)
 
     @process_handler(priority=400, exit_codes=[EXIT.ERROR_OUT_OF_WALLTIME, EXIT.ERROR_INTERRUPTED])
-    def resume(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
+    def continue_from_saved_state(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
         """A training that was cut short goes on from its saved state."""
         epoch = _last_epoch(calculation)
         if epoch <= self.ctx.get("last_epoch", -1):
