@@ -32,11 +32,6 @@ def settings(**changes):
 
 
 @pytest.fixture
-def model(aiida_profile, tiny_model_file, make_model_data):
-    return make_model_data(tiny_model_file)
-
-
-@pytest.fixture
 def run_ipi(ipi_code):
     def run(model, atoms, parent=None, options=None, **changes):
         inputs = {
@@ -53,18 +48,18 @@ def run_ipi(ipi_code):
     return run
 
 
-def test_flexible_cell(run_ipi, model, tiny_model_file):
+def test_flexible_cell(run_ipi, tiny_model, tiny_model_file):
     from mace.calculators import MACECalculator
 
     atoms = ice_cell()
-    results, node = run_ipi(model, atoms, print_forces=True)
+    results, node = run_ipi(tiny_model, atoms, print_forces=True)
     assert node.is_finished_ok, node.exit_message
     frames = results["trajectory"].frames
     assert frames.steps.tolist() == [0, 4, 8, 12, 16, 20]
     np.testing.assert_allclose(frames.positions[:6], atoms.positions, atol=1e-10)
     np.testing.assert_allclose(frames.cells[0], atoms.cell.array, atol=1e-10)
     (key,) = frames.labels_by_level
-    assert key == f"{model.sha256[:8]}/mace"
+    assert key == f"{tiny_model.sha256[:8]}/mace"
     calculator = MACECalculator(tiny_model_file, device="cpu", default_dtype="float64")
     for image, reference in zip(frames.to_atoms(), frames.to_atoms(key), strict=True):
         image.calc = calculator
@@ -81,26 +76,26 @@ def test_flexible_cell(run_ipi, model, tiny_model_file):
     assert "model.model" not in node.base.repository.list_object_names()
 
 
-def test_molecule(run_ipi, model):
-    results, node = run_ipi(model, molecule("H2O"), ensemble="nvt", thermostat="svr")
+def test_molecule(run_ipi, tiny_model):
+    results, node = run_ipi(tiny_model, molecule("H2O"), ensemble="nvt", thermostat="svr")
     assert node.is_finished_ok, node.exit_message
     frames = results["trajectory"].frames
     assert not frames.pbc.any()
     assert not frames.cells.any()
     assert np.isnan(results["properties"].get_array("volume_A3")).all()
-    assert not frames.labels(f"{model.sha256[:8]}/mace").has_stress.any()
+    assert not frames.labels(f"{tiny_model.sha256[:8]}/mace").has_stress.any()
     masses = np.array([15.999, 1.008, 1.008])
     centres = np.einsum("j,ijk->ik", masses, frames.positions.reshape(-1, 3, 3)) / masses.sum()
     np.testing.assert_allclose(centres, centres[:1].repeat(len(centres), 0), atol=1e-8)  # the centre of mass rests
 
 
-def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, model):
+def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, tiny_model):
     """A run that is cut in two gives the steps, and to rounding the frames, of one that is not."""
-    whole, _ = run_ipi(model, ice_cell())
-    again, _ = run_ipi(model, ice_cell())
+    whole, _ = run_ipi(tiny_model, ice_cell())
+    again, _ = run_ipi(tiny_model, ice_cell())
     assert again["trajectory"].content_hash == whole["trajectory"].content_hash
-    first, node = run_ipi(model, ice_cell(), n_steps=8)
-    second, rest = run_ipi(model, ice_cell(), parent=node.outputs.remote_folder)
+    first, node = run_ipi(tiny_model, ice_cell(), n_steps=8)
+    second, rest = run_ipi(tiny_model, ice_cell(), parent=node.outputs.remote_folder)
     assert rest.is_finished_ok, rest.exit_message
     assert first["trajectory"].frames.steps.tolist() == [0, 4, 8]
     assert second["trajectory"].frames.steps.tolist() == [12, 16, 20]
@@ -110,21 +105,133 @@ def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, model):
         [first["properties"].get_array("conserved_eV"), second["properties"].get_array("conserved_eV")]
     )
     np.testing.assert_allclose(conserved, whole["properties"].get_array("conserved_eV"), atol=1e-7)
-    with pytest.raises(ValueError, match="another \\['temperature_K'\\]"):
-        run_ipi(model, ice_cell(), parent=node.outputs.remote_folder, temperature_K=200.0)
+    for changes, message in (
+        ({"temperature_K": 200.0}, "another \\['temperature_K'\\]"),
+        ({"n_steps": 8}, "raise n_steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_ipi(tiny_model, ice_cell(), parent=node.outputs.remote_folder, **changes)
+    moved = ice_cell()
+    moved.positions[0] += 0.1
+    with pytest.raises(ValueError, match="another structure"):
+        run_ipi(tiny_model, moved, parent=node.outputs.remote_folder)
 
 
-def test_explosion_stops_the_run_and_keeps_the_sane_frames(run_ipi, model):
-    results, node = run_ipi(model, ice_cell(), ensemble="nve", temperature_K=30000.0, n_steps=2000, min_distance_A=0.6)
+def test_explosion_stops_the_run_and_keeps_the_sane_frames(run_ipi, tiny_model):
+    results, node = run_ipi(
+        tiny_model, ice_cell(), ensemble="nve", temperature_K=30000.0, n_steps=2000, min_distance_A=0.6
+    )
     assert node.exit_status == IpiCalculation.exit_codes.ERROR_EXPLODED.status
     assert results["output_parameters"]["last_step"] < 2000
     assert len(results["trajectory"].frames) >= 1
     assert np.isfinite(results["trajectory"].frames.positions).all()
 
 
-def test_wall_time_is_over(run_ipi, model):
-    results, node = run_ipi(model, ice_cell(), n_steps=10**6, stride=10, options={"max_wallclock_seconds": 4})
+def test_wall_time_is_over(run_ipi, tiny_model, monkeypatch):
+    monkeypatch.setattr("aiida_mlfinetune.calculations.ipi.WALL_MARGIN", (0.0, 0.0))
+    results, node = run_ipi(tiny_model, ice_cell(), n_steps=10**6, stride=10, options={"max_wallclock_seconds": 2})
     assert node.exit_status == IpiCalculation.exit_codes.ERROR_OUT_OF_WALLTIME.status
     reached = results["output_parameters"]["restart_step"]
-    assert results["properties"].get_array("step")[-1] <= reached
-    assert results["output_parameters"]["last_step"] > reached - 2
+    assert reached - 2 < results["output_parameters"]["last_step"] <= reached
+
+
+def test_energy_is_conserved(run_ipi, tiny_model):
+    """Halving the time step cuts the fluctuation of the conserved energy by about four, as velocity Verlet has it."""
+    spread = {}
+    for timestep in (1.0, 0.5):
+        results, node = run_ipi(
+            tiny_model,
+            ice_cell(),
+            ensemble="nve",
+            temperature_K=300.0,
+            n_steps=int(30 / timestep),
+            timestep_fs=timestep,
+        )
+        assert node.is_finished_ok, node.exit_message
+        conserved = results["properties"].get_array("conserved_eV")
+        total = results["properties"].get_array("potential_energy_eV") + results["properties"].get_array(
+            "kinetic_energy_eV"
+        )
+        np.testing.assert_allclose(conserved, total, atol=1e-9)
+        spread[timestep] = conserved.std()
+    assert spread[1.0] < 1e-4
+    assert spread[0.5] < 0.5 * spread[1.0]
+
+
+def test_mean_temperature_and_pressure_work(run_ipi, tiny_model):
+    """With strong thermostats the mean temperature is within four standard errors of the one asked for."""
+    results, node = run_ipi(
+        tiny_model, ice_cell(), ensemble="npt-isotropic", thermostat_tau_fs=4.0, barostat_tau_fs=50.0, n_steps=400
+    )
+    assert node.is_finished_ok, node.exit_message
+    temperatures = results["properties"].get_array("temperature_K")[20:]
+    independent = len(temperatures) * 2 * 0.5 / (2 * 4.0)
+    error = 100.0 * np.sqrt(2 / 15 / independent)  # 15 degrees of freedom move
+    assert abs(temperatures.mean() - 100.0) < 4 * error
+    cells = results["properties"].get_array("cell_A")
+    shape = cells / np.cbrt(results["properties"].get_array("volume_A3"))[:, None, None]
+    np.testing.assert_allclose(shape, shape[:1].repeat(len(shape), 0), atol=1e-9)  # isotropic: the shape stays
+    assert np.ptp(results["properties"].get_array("volume_A3")) > 0
+
+
+@pytest.fixture
+def inputs(ipi_code, tiny_model):
+    return {
+        "code": ipi_code,
+        "model": tiny_model,
+        "structure": orm.StructureData(ase=ice_cell()),
+        "parameters": orm.Dict(settings()),
+    }
+
+
+def bad(name):
+    if name == "overlap":
+        atoms = ice_cell()
+        atoms.positions[1] = atoms.positions[0] + [0, 0, 0.4]
+        return atoms
+    atoms = ice_cell() if name != "element" else Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])
+    if name == "flat":
+        atoms.cell[2] = atoms.cell[0]
+    elif name == "slab":
+        atoms.pbc = [True, True, False]
+    elif name == "molecule":
+        atoms = molecule("H2O")
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "changes", "message"),
+    [
+        ("overlap", {}, "0.400 angstrom apart"),
+        ("flat", {}, "no volume"),
+        ("slab", {}, "periodic in some directions only"),
+        ("element", {"ensemble": "nvt"}, "does not know the elements \\['C'\\]"),
+        ("molecule", {}, "moves the cell"),
+        ("good", {"temperature_K": -5}, "temperature_K is -5"),
+        ("good", {"n_steps": 0}, "n_steps is 0"),
+        ("good", {"timestep_fs": 3.0}, "over 2.0 fs"),
+        ("good", {"tempreature_K": 3}, "unknown entries \\['tempreature_K'\\]"),
+        ("good", {"head": "pbe"}, "head is 'pbe'"),
+    ],
+)
+def test_bad_input_is_refused_when_it_is_given(inputs, atoms, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_get_node(
+            IpiCalculation,
+            **{
+                **inputs,
+                "structure": orm.StructureData(ase=bad(atoms)),
+                "parameters": orm.Dict(settings(**changes)),
+            },
+        )
+
+
+def test_other_program_and_misspelt_input_are_refused(inputs, python_code):
+    with pytest.raises(ValueError, match="not the right program"):
+        run_get_node(IpiCalculation, **{**inputs, "code": python_code})
+    with pytest.raises(ValueError, match=r"Unexpected ports.*structre"):
+        run_get_node(IpiCalculation, **inputs, structre=inputs["structure"])
+    with pytest.raises(ValueError, match="remote_folder"):
+        run_get_node(
+            IpiCalculation, **inputs, parent_folder=orm.RemoteData("/tmp", computer=inputs["code"].computer).store()
+        )

@@ -1,0 +1,145 @@
+"""``mlfinetune.dynamics`` with real i-PI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from aiida import orm
+from aiida.common import AttributeDict
+from aiida.engine import run_get_node
+from ase.build import molecule
+
+from aiida_mlfinetune.calculations import ipi_input
+from aiida_mlfinetune.common.errors import ModelError, StudyError
+from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
+from tests.calculations.test_ipi import ice_cell
+from tests.fixtures.models import make_tiny_model
+
+SHORT = {"n_steps": 40, "stride": 4, "properties_stride": 2, "thermostat_tau_fs": 20.0, "barostat_tau_fs": 100.0}
+
+
+@pytest.fixture
+def crystal(aiida_profile):
+    return orm.StructureData(ase=ice_cell())
+
+
+@pytest.fixture
+def make_builder(ipi_code, tiny_model):
+    def make(structure, protocol="demo", parameters=None, **kwargs):
+        kwargs.setdefault("model", tiny_model)
+        kwargs.setdefault("code", ipi_code)
+        overrides = {"parameters": {**SHORT, **(parameters or {})}}
+        return DynamicsWorkChain.get_builder_from_protocol(
+            structure=structure, protocol=protocol, overrides=overrides, **kwargs
+        )
+
+    return make
+
+
+def test_run_that_is_cut_short_goes_on_and_is_joined(make_builder, crystal, monkeypatch):
+    """The first two jobs end at steps 7 and 18, between the steps that are printed."""
+    ends = iter([7, 18, 40])
+    new, further = ipi_input.simulation_xml, ipi_input.restart_xml
+    monkeypatch.setattr(
+        ipi_input, "simulation_xml", lambda settings, *args: new(replace(settings, n_steps=next(ends)), *args)
+    )
+    monkeypatch.setattr(ipi_input, "restart_xml", lambda text, _, limit: further(text, next(ends), limit))
+    outputs, node = run_get_node(make_builder(crystal))
+    assert node.is_finished_ok, node.exit_message
+    children = [child for child in node.called if isinstance(child, orm.CalcJobNode)]
+    assert [child.exit_status for child in sorted(children, key=lambda c: c.pk)] == [410, 410, 0]
+    assert outputs["trajectory"].frames.steps.tolist() == list(range(0, 41, 4))
+    assert outputs["properties"].get_array("step").tolist() == list(range(0, 41, 2))
+    np.testing.assert_allclose(np.diff(outputs["properties"].get_array("time_fs")), 1.0)
+    assert np.ptp(outputs["properties"].get_array("conserved_eV")) < 1e-3
+    assert len(outputs["trajectory"].frame_sources) == len(set(outputs["trajectory"].frame_sources)) == 3
+
+
+def test_no_progress_ends_the_chain():
+    calculation = SimpleNamespace(outputs=SimpleNamespace(output_parameters={"restart_step": 4}))
+    chain = SimpleNamespace(ctx=AttributeDict({"restart_step": 4}), exit_codes=DynamicsWorkChain.exit_codes)
+    report = DynamicsWorkChain.continue_from_restart_file.__wrapped__(chain, calculation)
+    assert report.do_break
+    assert report.exit_code == DynamicsWorkChain.exit_codes.ERROR_NO_PROGRESS
+
+
+def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal):
+    builder = make_builder(
+        crystal, parameters={"n_steps": 4000, "min_distance_A": 0.6}, ensemble="nve", temperature_K=30000.0
+    )
+    outputs, node = run_get_node(builder)
+    assert node.exit_status == DynamicsWorkChain.exit_codes.ERROR_EXPLODED.status
+    assert "exploded" in node.exit_message
+    assert outputs["trajectory"].n_frames >= 1
+    assert len(outputs["properties"].get_array("step")) >= 1
+
+
+def test_failed_run_is_not_repeated(make_builder, crystal, monkeypatch):
+    monkeypatch.setattr("aiida_mlfinetune.calculations.ipi_input.PROPERTIES", ("no_such_property",))
+    _, node = run_get_node(make_builder(crystal))
+    assert node.exit_status == DynamicsWorkChain.exit_codes.ERROR_RUN_FAILED.status
+    assert "no_such_property" in node.exit_message
+    assert len([child for child in node.called if isinstance(child, orm.CalcJobNode)]) == 1
+
+
+def test_molecule_is_run_in_nvt(make_builder, aiida_profile):
+    gas = orm.StructureData(ase=molecule("H2O"))
+    assert make_builder(gas).parameters["ensemble"] == "nvt"
+    with pytest.raises(StudyError, match="moves the cell"):
+        make_builder(gas, ensemble="npt-flexible")
+
+
+def test_published_numbers(ipi_code, crystal, tiny_model):
+    """Kaur et al., Faraday Discuss. 256, 120 (2025), section on molecular dynamics with the models."""
+    builder = DynamicsWorkChain.get_builder_from_protocol(ipi_code, crystal, tiny_model, "kaur2025")
+    expected = {
+        "ensemble": "npt-flexible",
+        "temperature_K": 100.0,
+        "pressure_bar": 1.0,
+        "timestep_fs": 0.5,
+        "barostat_tau_fs": 1000.0,
+        "stride": 100,
+        "properties_stride": 100,
+    }
+    assert {key: builder.parameters[key] for key in expected} == expected
+    assert builder.parameters["n_steps"] * builder.parameters["timestep_fs"] == 50000.0
+    assert set(DynamicsWorkChain.get_available_protocols()) == {"demo", "fast", "balanced", "kaur2025"}
+
+
+def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, python_code, tmp_path, make_model_data):
+    with pytest.raises(StudyError, match="temperature_K is -1"):
+        make_builder(crystal, temperature_K=-1)
+    with pytest.raises(StudyError, match="n_steps is 0"):
+        make_builder(crystal, parameters={"n_steps": 0})
+    with pytest.raises(StudyError, match=r"over 2\.0 fs"):
+        make_builder(crystal, parameters={"timestep_fs": 4.0})
+    make_builder(crystal, parameters={"timestep_fs": 4.0, "allow_large_timestep": True})
+    with pytest.raises(StudyError, match=r"unknown input 'parameters\.tempreature_K'"):
+        make_builder(crystal, parameters={"tempreature_K": 3})
+    with pytest.raises(StudyError, match="unknown protocol 'quick'"):
+        make_builder(crystal, protocol="quick")
+    with pytest.raises(StudyError, match="not the right program"):
+        make_builder(crystal, code=python_code)
+    other = make_model_data(make_tiny_model(tmp_path / "c.model", ("H", "C")))
+    with pytest.raises(ModelError, match="does not know the elements \\['O'\\]"):
+        make_builder(crystal, model=other)
+    close = ice_cell()
+    close.positions[1] = close.positions[0] + [0, 0, 0.4]
+    with pytest.raises(StudyError, match=r"0\.400 angstrom apart"):
+        make_builder(orm.StructureData(ase=close))
+    builder = make_builder(crystal, model=None)
+    assert builder.model is None
+    with pytest.raises(AttributeError, match="modle"):
+        builder.modle = other
+    with pytest.raises(AttributeError, match="cod"):
+        builder.ipi.cod = python_code
+
+
+def test_inputs_are_checked_together_without_a_builder(make_builder, crystal, tiny_model):
+    builder = make_builder(crystal)
+    builder.structure = orm.StructureData(ase=molecule("H2O"))
+    with pytest.raises(ValueError, match="moves the cell"):
+        run_get_node(builder)
