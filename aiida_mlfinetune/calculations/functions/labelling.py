@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-
-import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
-from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.batches import batch_indices
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.merging import labelled_indices, transfer_labels
-from aiida_mlfinetune.science.selection import order_by_similarity
 
 BATCH, LABELLED, FAILED = "batch_", "labelled_", "failed_"
 NO_OUTPUT = "its job failed without output; see the process"
 
 
 @calcfunction
-def make_batches(dataset: DatasetData, frames_per_job: orm.Int) -> dict[str, DatasetData]:
-    """Return views ``batch_<number>`` of frames of one composition, neighbours alike, ``frames_per_job`` at most."""
-    frames = dataset.frames
-    order = order_by_similarity(frames)
-    kinds = [frames.numbers[frames.slice(i)].tobytes() + frames.pbc[i].tobytes() for i in order]
-    starts = [0, *(k for k in range(1, len(order)) if kinds[k] != kinds[k - 1]), len(order)]
-    groups = [order[a:b] for a, b in itertools.pairwise(starts)]
-    parts = [part for group in groups for part in np.array_split(group, -(-len(group) // frames_per_job.value))]
-    return {f"{BATCH}{number:04d}": DatasetData.subset(dataset, part) for number, part in enumerate(parts)}
+def make_batches(dataset: DatasetData, frames_per_job: orm.Int, mixed: orm.Bool) -> dict[str, DatasetData]:
+    """Return views ``batch_<number>``, neighbours alike, of ``frames_per_job`` frames at most.
+
+    Equal frames are in one batch only, once. ``mixed``: frames of several compositions may share a batch.
+    """
+    batches = batch_indices(dataset.frames, frames_per_job.value, mixed=mixed.value)
+    return {f"{BATCH}{number:04d}": DatasetData.subset(dataset, part) for number, part in enumerate(batches)}
 
 
 @calcfunction
@@ -46,28 +40,32 @@ def collect_labels(dataset: DatasetData, **pieces: orm.Data) -> dict[str, orm.Da
     """Return ``dataset``, the frames that have labels now, in their order, and ``failed``, the others with the reason.
 
     Inputs are, by the number of a job, its frames ``batch_<number>``, and where it has them its outputs
-    ``labelled_<number>`` and ``failed_<number>``. Later numbers are later tries. ``failed`` holds, by the index of a
-    frame in ``dataset`` as a string, ``content_hash`` and ``reason``.
-
-    Raises:
-        LabelsError: no job labelled any frame.
+    ``labelled_<number>`` and ``failed_<number>``. Later numbers are later tries, and have the last word. ``failed``
+    holds, by the index of a frame in ``dataset`` as a string, ``content_hash`` and ``reason``. Without any labels there
+    is no ``dataset``.
     """
+    hashes = dataset.frames.content_hashes()
     donors = [pieces[name] for name in sorted(pieces) if name.startswith(LABELLED)]
-    if not donors:
-        raise LabelsError("no frame was labelled")
-    frames = transfer_labels(dataset.frames, Frames.concatenate([donor.frames for donor in donors]))
-    (key,) = {key for donor in donors for key in donor.levels}
-    good = labelled_indices(frames, key, need_forces=True)
+    outputs: dict[str, orm.Data] = {}
+    good: set[int] = set()
+    if donors:
+        (key,) = {key for donor in donors for key in donor.levels}
+        frames = transfer_labels(dataset.frames, Frames.concatenate([donor.frames for donor in donors]), [key])
+        indices = labelled_indices(frames, key, need_forces=True)
+        sources = dict.fromkeys(source for donor in donors for source in donor.level_sources[key])
+        outputs["dataset"] = DatasetData(frames.select(indices), {**dataset.level_sources, key: list(sources)})
+        good = set(indices.tolist())
     reasons: dict[str, str] = {}
     for name in sorted(name for name in pieces if name.startswith(BATCH)):
         number = name.removeprefix(BATCH)
         told = pieces[FAILED + number].get_dict() if FAILED + number in pieces else {}
         for index, digest in enumerate(pieces[name].frames.content_hashes()):
             reasons[digest] = told.get(str(index), {}).get("reason", NO_OUTPUT)
-    hashes = dataset.frames.content_hashes()
-    bad = sorted(set(range(len(frames))) - set(good.tolist()))
-    sources = {**dataset.level_sources, key: [source for donor in donors for source in donor.level_sources[key]]}
-    return {
-        "dataset": DatasetData(frames.select(good), sources),
-        "failed": orm.Dict({str(i): {"content_hash": hashes[i], "reason": reasons[hashes[i]]} for i in bad}),
-    }
+    outputs["failed"] = orm.Dict(
+        {
+            str(index): {"content_hash": digest, "reason": reasons[digest]}
+            for index, digest in enumerate(hashes)
+            if index not in good
+        }
+    )
+    return outputs

@@ -26,6 +26,8 @@ from aiida_mlfinetune.science.checks import frames_problem
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
+MOST_REPORTED = 10
+
 
 class LabellingWorkChain(ProtocolMixin, WorkChain):
     """Label frames in jobs of many frames each.
@@ -76,13 +78,19 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             while_(cls.has_batches)(cls.submit_batches, cls.inspect_batches),
             cls.collect,
         )
-        spec.output("dataset", valid_type=DatasetData, help="The frames that succeeded, with one more level.")
+        spec.output(
+            "dataset",
+            valid_type=DatasetData,
+            required=False,
+            help="The frames that succeeded, in the order asked for, with the new level beside those they had: energy "
+            "(eV), forces (eV/A), stress (eV/A^3, ASE's sign).",
+        )
         spec.output(
             "failed",
             valid_type=orm.Dict,
             help="By the index of a frame in the input, as a string: `content_hash`, `reason`; empty if none failed.",
         )
-        spec.exit_code(320, "ERROR_NO_LABELS", message="None of {total} frames was labelled; see the jobs' reports.")
+        spec.exit_code(320, "ERROR_NO_LABELS", message="None of {total} frames was labelled: {reasons}")
 
     @classmethod
     def get_builder_from_protocol(
@@ -142,12 +150,17 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         )
         return builder
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the level."""
+        return engine_of(self.inputs.level.get_dict())
+
     def prepare(self) -> None:
         """Sort the frames into batches."""
-        self.ctx.engine = engine_of(self.inputs.level.get_dict())
-        batches = make_batches(self.inputs.dataset, self.inputs.frames_per_job)
+        mixed = orm.Bool(self.engine.mixes_compositions)
+        batches = make_batches(self.inputs.dataset, self.inputs.frames_per_job, mixed)
         self.ctx.queue = [(batches[name], 1) for name in sorted(batches)]
-        self.ctx.running, self.ctx.pieces, self.ctx.count = [], {}, 0
+        self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0
 
     def has_batches(self) -> bool:
         """Whether frames are left to be labelled."""
@@ -155,13 +168,15 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
 
     def submit_batches(self) -> None:
         """Submit as many jobs as may run at a time."""
-        engine: Engine = self.ctx.engine
+        engine = self.engine
         most = self.inputs.max_concurrent.value
         self.ctx.running, self.ctx.queue = self.ctx.queue[:most], self.ctx.queue[most:]
         self.ctx.jobs = []
         for batch, _ in self.ctx.running:
             inputs = AttributeDict(self.exposed_inputs(engine.calculation, engine.namespace))
             inputs.update(dataset=batch, level=self.inputs.level)
+            inputs.metadata.call_link_label = f"{BATCH}{self.ctx.submitted:04d}"
+            self.ctx.submitted += 1
             node = self.submit(engine.calculation, **inputs)
             self.report(f"submitted {node.process_label}<{node.pk}>: {batch.n_frames} frames")
             self.to_context(jobs=append_(node))
@@ -187,13 +202,17 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
 
     def collect(self) -> ExitCode | None:
         """Make one dataset of what all jobs labelled."""
-        if not any(name.startswith(LABELLED) for name in self.ctx.pieces):
-            return self.exit_codes.ERROR_NO_LABELS.format(total=self.inputs.dataset.n_frames)
         results = collect_labels(self.inputs.dataset, **self.ctx.pieces)
-        for index, entry in results["failed"].get_dict().items():
-            self.report(f"frame {index} has no label: {entry['reason']}")
-        self.out("dataset", results["dataset"])
         self.out("failed", results["failed"])
+        failed = results["failed"].get_dict()
+        for index, entry in list(failed.items())[:MOST_REPORTED]:
+            self.report(f"frame {index} has no label: {entry['reason']}")
+        if len(failed) > MOST_REPORTED:
+            self.report(f"{len(failed) - MOST_REPORTED} more frames have no label, see the output `failed`")
+        if "dataset" not in results:
+            reasons = "; ".join(sorted({entry["reason"] for entry in failed.values()}))
+            return self.exit_codes.ERROR_NO_LABELS.format(total=len(failed), reasons=reasons)
+        self.out("dataset", results["dataset"])
         return None
 
 
@@ -228,7 +247,8 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     for other in ENGINES.values():
         if other is not engine and "code" in inputs.get(other.namespace, {}):
             return f"level {spec['key']!r} uses engine {engine.name!r}: leave `{other.namespace}.code` out"
-    return _dataset_problem(inputs["dataset"], spec) if "dataset" in inputs else None
+    shared = {name: inputs[name] for name in ("dataset", "level") if name in inputs}
+    return engine.problem({**inputs[engine.namespace], **shared})
 
 
 def _dataset_problem(dataset: DatasetData, spec: Mapping[str, Any]) -> str | None:
