@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -20,6 +18,7 @@ STYLES = {
     State.CACHED: ("✓", "green"),
     State.FAILED: ("✗", "bold red"),
 }
+BAR_WIDTH = 16
 SUFFIXES = ("WorkChain", "Calculation")
 
 
@@ -56,7 +55,7 @@ def summary(view: ProcessView, *, folded: bool = False) -> RenderableType:
     return Group(render_tree(view, folded=folded), text)
 
 
-def _line(view: ProcessView) -> RenderableType:
+def _line(view: ProcessView) -> Text:
     mark, style = STYLES[view.state]
     name = view.name
     for suffix in SUFFIXES:
@@ -69,6 +68,10 @@ def _line(view: ProcessView) -> RenderableType:
     text.append(f" <{view.pk}>", style="dim")
     notes = []
     if view.progress is not None:
+        fraction = view.progress.fraction
+        if fraction is not None and view.state is State.RUNNING:
+            filled = round(BAR_WIDTH * fraction)
+            text.append("  " + "━" * filled, style="cyan").append("━" * (BAR_WIDTH - filled), style="bright_black")
         notes.append(str(view.progress))
     if view.state is State.CACHED:
         notes.append("from cache")
@@ -82,9 +85,4 @@ def _line(view: ProcessView) -> RenderableType:
         text.append("  " + ", ".join(notes))
     if view.message:
         text.append(f"  {view.message}", style="red" if view.state is State.FAILED else "yellow")
-    fraction = view.progress.fraction if view.progress is not None and view.state is State.RUNNING else None
-    if fraction is None:
-        return text
-    row = Table.grid(padding=(0, 1))
-    row.add_row(text, ProgressBar(total=1.0, completed=fraction, width=20))
-    return row
+    return text
