@@ -46,6 +46,7 @@ def demo(folder: Path | None, workers: int) -> None:
     os.environ["AIIDA_PATH"] = str(place)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+    from aiida_mlfinetune.cli.display import failure
     from aiida_mlfinetune.cli.report import write_report
     from aiida_mlfinetune.cli.setup import make_ready
     from aiida_mlfinetune.cli.status import follow
@@ -61,16 +62,14 @@ def demo(folder: Path | None, workers: int) -> None:
         node = unfinished() or submit_demo()
         console.print(f"Submitted as process {node.pk} of profile {ready.profile} in {place / '.aiida'}")
         try:
-            follow(node, console)
+            view = follow(node, console)
         except KeyboardInterrupt as error:
             raise click.ClickException(
                 "interrupted: the demo goes on where it was with the next `aiida-mlfinetune demo`"
             ) from error
     if not node.is_finished_ok:
-        raise click.ClickException(
-            f"the demo failed: {node.exit_message or node.exception or node.process_state}. For more, run "
-            f"`AIIDA_PATH={place} verdi process report {node.pk}`"
-        )
+        console.print(f"To look at it: export AIIDA_PATH={place}", highlight=False, soft_wrap=True)
+        raise click.ClickException(failure(view))
     report = write_report(node, place / REPORT)
     show_results(node, console, report, time.monotonic() - start)
 
@@ -95,7 +94,10 @@ def running_daemon(workers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        client.stop_daemon(wait=True, timeout=60)
+        try:
+            client.stop_daemon(wait=True, timeout=60)
+        except DaemonException as error:
+            click.echo(f"the daemon did not stop ({error}): try `verdi daemon stop`", err=True)
 
 
 def unfinished() -> WorkChainNode | None:

@@ -8,7 +8,7 @@ from rich.tree import Tree
 
 from aiida_mlfinetune.cli.progress import ProcessView, State
 
-__all__ = ("duration", "render_tree", "summary")
+__all__ = ("duration", "failure", "render_tree", "summary")
 
 STYLES = {
     State.QUEUED: ("·", "dim"),
@@ -20,6 +20,16 @@ STYLES = {
 }
 BAR_WIDTH = 16
 SUFFIXES = ("WorkChain", "Calculation")
+
+
+def failure(view: ProcessView) -> str:
+    """Return what failed first, why, and where to read more, for a run that failed."""
+    culprit = view.first_failure() or view
+    role = f" {culprit.role}" if culprit.role else ""
+    return (
+        f"{culprit.name}{role} <{culprit.pk}> failed: {culprit.message.rstrip('.')}. "
+        f"`verdi process report {culprit.pk}` tells more"
+    )
 
 
 def duration(seconds: float) -> str:

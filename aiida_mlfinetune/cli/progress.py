@@ -62,6 +62,13 @@ class ProcessView:
         own = [self] if self.is_job else []
         return own + [job for child in self.children for job in child.jobs()]
 
+    def first_failure(self) -> ProcessView | None:
+        """Return the innermost process of the first branch that failed, None if nothing did."""
+        for child in self.children:
+            if (found := child.first_failure()) is not None and self.state is State.FAILED:
+                return found
+        return self if self.state is State.FAILED else None
+
     def count(self, *states: State) -> int:
         """Return how many jobs of the tree stand in one of ``states``."""
         return sum(job.state in states for job in self.jobs())
@@ -95,7 +102,7 @@ class Watcher:
             is_job=_is_job(node),
             children=children,
         )
-        if node.is_terminated:
+        if _has_ended(node):
             self._ended[node.pk] = view
         return view
 
@@ -133,11 +140,19 @@ def _called(node: ProcessNode) -> list[tuple[ProcessNode, str]]:
     return [(link.node, "" if link.link_label == "CALL" else link.link_label) for link in ordered]
 
 
+def _has_ended(node: ProcessNode) -> bool:
+    """Return whether nothing about a process changes any more.
+
+    A job that is answered from the cache carries the state of the job it copies from the start; it is sealed last.
+    """
+    return node.is_terminated and node.is_sealed
+
+
 def _state(node: ProcessNode) -> State:
-    if node.is_finished_ok:
+    if _has_ended(node):
+        if not node.is_finished_ok:
+            return State.FAILED
         return State.CACHED if node.base.caching.is_created_from_cache else State.DONE
-    if node.is_terminated:
-        return State.FAILED
     if node.paused:
         return State.PAUSED
     if _is_job(node):
@@ -158,5 +173,5 @@ def _message(node: ProcessNode, state: State) -> str:
 
 
 def _elapsed(node: ProcessNode) -> float:
-    end = node.mtime if node.is_terminated else datetime.now(timezone.utc)
+    end = node.mtime if _has_ended(node) else datetime.now(timezone.utc)
     return max((end - node.ctime).total_seconds(), 0.0)

@@ -34,6 +34,7 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
     from rich.console import Console
 
     from aiida_mlfinetune.cli.build import study_builder
+    from aiida_mlfinetune.cli.display import failure
     from aiida_mlfinetune.cli.session import require_daemon, require_profile
     from aiida_mlfinetune.cli.status import follow
     from aiida_mlfinetune.cli.study import read_study
@@ -50,9 +51,7 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
     click.echo(f"Submitted {node.process_label} <{node.pk}>. Next: `aiida-mlfinetune status {node.pk}`")
     if not wait:
         return
-    follow(node, Console())
+    view = follow(node, Console())
     if not node.is_finished_ok:
-        raise click.ClickException(
-            f"the run failed: {node.exit_message or node.exception}. `verdi process report {node.pk}` tells more"
-        )
+        raise click.ClickException(failure(view))
     click.echo(f"Done. Next: `aiida-mlfinetune report {node.pk}`")

@@ -26,13 +26,14 @@ class Reader:
     """Where a program writes how far it is.
 
     Attributes:
-        pattern: shell pattern of the file in the working folder; the newest match is read.
+        pattern: shell pattern of the file in the working folder, of which the newest match is read; None for a program
+            that says nothing before it ends.
         parse: turns the end of that file into (done, total); total None takes the one of the inputs.
         unit: what is counted.
         total: the planned amount of work, from the inputs of the process.
     """
 
-    pattern: str
+    pattern: str | None
     parse: Callable[[str], tuple[int, int | None] | None]
     unit: str
     total: Callable[[CalcJobNode], int | None]
@@ -119,7 +120,7 @@ class RunningJobs:
     def progress(self, node: CalcJobNode) -> Progress | None:
         """Return how far a job is, None where it has not started or its program is unknown."""
         reader, folder = READERS.get(node.process_label or ""), node.get_remote_workdir()
-        if reader is None or folder is None or node.pk is None:
+        if reader is None or reader.pattern is None or folder is None or node.pk is None:
             return None
         asked, answer = self._answers.get(node.pk, (float("-inf"), None))
         if node.computer.transport_type != "core.local" and time.monotonic() - asked < self._interval:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from aiida.orm import ProcessNode
     from rich.console import Console
 
+    from aiida_mlfinetune.cli.progress import ProcessView
+
 __all__ = ("follow", "status")
 
 
@@ -45,8 +47,12 @@ def status(pk: str, live: bool, profile: str | None) -> None:
         console.print(summary(Watcher(jobs).view(node)))
 
 
-def follow(node: ProcessNode, console: Console, interval: float = 2.0) -> None:
-    """Show a process live until it has ended; without a terminal, print a line whenever a job ends."""
+def follow(node: ProcessNode, console: Console, interval: float = 2.0) -> ProcessView:
+    """Show a process live until it has ended; without a terminal, print a line whenever a job ends.
+
+    Returns:
+        The view of the ended process.
+    """
     from rich.live import Live
 
     from aiida_mlfinetune.cli.display import summary
@@ -60,16 +66,19 @@ def follow(node: ProcessNode, console: Console, interval: float = 2.0) -> None:
                 while not node.is_terminated:
                     time.sleep(interval)
                     live.update(summary(watcher.view(node), folded=True))
-                live.update(summary(watcher.view(node)))
-            return
+                view = watcher.view(node)
+                live.update(summary(view))
+            return view
         told: set[int] = set()
         ended = False
         while not ended:
             ended = node.is_terminated
-            for job in watcher.view(node).jobs():
+            view = watcher.view(node)
+            for job in view.jobs():
                 if job.state in (State.DONE, State.CACHED, State.FAILED) and job.pk not in told:
                     told.add(job.pk)
                     note = f"{job.progress}, " if job.progress else ""
                     console.print(f"{job.name} <{job.pk}>: {job.state.value}, {note}{job.elapsed:.0f} s {job.message}")
             if not ended:
                 time.sleep(interval)
+        return view

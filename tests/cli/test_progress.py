@@ -14,8 +14,8 @@ from plumpy import ProcessState
 from rich.console import Console
 
 from aiida_mlfinetune.cli import main
-from aiida_mlfinetune.cli.display import duration, summary
-from aiida_mlfinetune.cli.progress import State, Watcher
+from aiida_mlfinetune.cli.display import duration, failure, summary
+from aiida_mlfinetune.cli.progress import ProcessView, State, Watcher
 from aiida_mlfinetune.cli.running import RunningJobs
 from aiida_mlfinetune.cli.status import follow
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -129,6 +129,21 @@ def test_a_failed_run_says_why(aiida_profile):
         view = Watcher(jobs).view(node)
     assert view.state is State.FAILED
     assert "[401] the training failed & stopped" in shown(view)
+    assert failure(view) == (
+        f"SublimationWorkChain <{node.pk}> failed: [401] the training failed & stopped. "
+        f"`verdi process report {node.pk}` tells more"
+    )
+
+
+def test_the_innermost_failure_is_named():
+    job = ProcessView(3, "IpiCalculation", "iteration_01", State.FAILED, "[330] exploded.", 1.0, None, None, True)
+    retried = ProcessView(2, "DynamicsWorkChain", "dynamics_gas", State.DONE, "", 1.0, None, None, False, (job,))
+    chain = ProcessView(
+        4, "DynamicsWorkChain", "dynamics_crystal", State.FAILED, "[401]", 1.0, None, None, False, (job,)
+    )
+    top = ProcessView(1, "SublimationWorkChain", "", State.FAILED, "[353]", 1.0, None, None, False, (retried, chain))
+    assert retried.first_failure() is None
+    assert failure(top).startswith("IpiCalculation iteration_01 <3> failed: [330] exploded. `verdi")
 
 
 def test_a_finished_subtree_stays_as_it_was(ended):
