@@ -34,34 +34,34 @@ class Cp2kMdParser(Parser):
         restart_step = 0
         if Cp2kMdCalculation.RESTART_FILENAME in names:
             restart_step = raw.read_restart_step(self._read(Cp2kMdCalculation.RESTART_FILENAME))
-        unconverged = [stdout.first_step + i for i, e in enumerate(stdout.evaluations) if not e.converged]
-        parameters = {
+        parameters: dict[str, Any] = {
             "cp2k_version": stdout.version,
             "n_warnings": stdout.n_warnings,
             "n_evaluations": len(stdout.evaluations),
             "restart_step": restart_step,
-            "unconverged_steps": unconverged,
+            "unconverged_steps": [],
             "abort_message": stdout.abort_message,
         }
-        trajectory_error = self._parse_trajectory(stdout, unconverged, parameters)
+        trajectory_error = self._parse_trajectory(stdout, parameters)
         self.out("output_parameters", orm.Dict(parameters))
         return self._exit_code(stdout, names, parameters) or trajectory_error
 
-    def _parse_trajectory(
-        self, stdout: raw.Cp2kStdout, unconverged: list[int], parameters: dict[str, Any]
-    ) -> ExitCode | None:
+    def _parse_trajectory(self, stdout: raw.Cp2kStdout, parameters: dict[str, Any]) -> ExitCode | None:
         """Attach ``properties`` and ``frames``; return what is wrong with the files they are read from."""
         try:
             energies = raw.read_energies(self._read(Cp2kMdCalculation.ENERGIES_FILENAME))
         except (OSError, ValueError):
             return self.exit_codes.ERROR_ENERGIES_READ
         parameters["last_step"] = int(energies.steps[-1])
+        # An evaluation after the last step of the table was cut short by the clock.
+        failed = [stdout.first_step + i for i, evaluation in enumerate(stdout.evaluations) if not evaluation.converged]
+        parameters["unconverged_steps"] = [step for step in failed if step <= parameters["last_step"]]
         parameters["seconds_per_step"] = float(np.median(energies.seconds[1:])) if len(energies.seconds) > 1 else None
         try:
             cell_steps, cells = raw.read_cells(self._read(Cp2kMdCalculation.CELLS_FILENAME))
         except (OSError, ValueError):
             return self.exit_codes.ERROR_CELLS_TRAJECTORY_READ
-        self.out("properties", self._properties(energies, cell_steps, cells))
+        self.out("properties", self._properties(energies, cell_steps, cells, self.node.inputs.structure.pbc))
         exploded = self._first_exploded_step(energies)
         if exploded is not None:
             parameters["exploded_step"] = exploded
@@ -75,7 +75,7 @@ class Cp2kMdParser(Parser):
             return self.exit_codes.ERROR_FORCES_TRAJECTORY_READ
         # A step counts where all files have it, its self-consistency converged, and the run had not exploded yet.
         steps = np.intersect1d(np.intersect1d(positions.steps, forces.steps), cell_steps)
-        steps = np.setdiff1d(steps, unconverged)
+        steps = np.setdiff1d(steps, parameters["unconverged_steps"])
         steps = steps[steps < (np.inf if exploded is None else exploded)]
         if steps.size:
             self.out("frames", self._dataset(stdout, steps, positions, forces, (cell_steps, cells)))
@@ -121,10 +121,13 @@ class Cp2kMdParser(Parser):
         return DatasetData(frames.with_labels(labels), level_sources={labels.level.key: [self.node.uuid]})
 
     @staticmethod
-    def _properties(energies: raw.EnergyTable, cell_steps: raw.IntArray, cells: raw.FloatArray) -> orm.ArrayData:
+    def _properties(
+        energies: raw.EnergyTable, cell_steps: raw.IntArray, cells: raw.FloatArray, pbc: tuple[bool, ...]
+    ) -> orm.ArrayData:
         volumes = np.full(len(energies.steps), np.nan)
-        _, rows, columns = np.intersect1d(energies.steps, cell_steps, return_indices=True)
-        volumes[rows] = np.abs(np.linalg.det(cells[columns]))
+        if all(pbc):  # the vacuum around a molecule is no volume
+            _, rows, columns = np.intersect1d(energies.steps, cell_steps, return_indices=True)
+            volumes[rows] = np.abs(np.linalg.det(cells[columns]))
         return orm.ArrayData(
             {
                 "step": energies.steps,

@@ -115,6 +115,8 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         Raises:
             StudyError: unknown protocol, input, ensemble or level; a barostat for a molecule.
         """
+        builder = cls.get_builder()
+        builder.structure = structure
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
         md = {**inputs["md"], **{name: value for name, value in asked.items() if value is not None}}
@@ -133,8 +135,6 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         else:
             spec = load_level(level or inputs["level"], inputs["level_overrides"])
 
-        builder = cls.get_builder()
-        builder.structure = structure
         builder.level = orm.Dict(spec)
         builder.md = orm.Dict(settings.to_dict())
         builder.selection = orm.Dict(selection)
