@@ -95,7 +95,7 @@ class MaceEvaluateCalculation(CalcJob):
             serializer=orm.to_aiida_type,
             default=lambda: orm.Dict({}),
             validator=validate_parameters,
-            help="`head` (needed if the model has several), `key` of the new level (<start of sha256>/mace by default), "
+            help="`head` (needed if the model has several), `key` of the new level (by default <sha256>/mace), "
             "`batch_size` (frames), `dtype`, `device`.",
         )
         spec.inputs.validator = validate_inputs

@@ -37,7 +37,7 @@ class Run:
 
     name: str
     atoms: Atoms
-    temperature_K: float
+    temperature_K: float  # noqa: N815 - the unit
     n_steps: int
     n_frames: int
     volume_range: tuple[float, float] | None

@@ -1,0 +1,156 @@
+"""Measure `ice-xtb` and write its card: errors on ices that it was not trained on, and NPT runs.
+
+    verdi run assess.py errors          # frames of ices III, IX and XVII by CP2K, against the model
+    verdi run assess.py stability       # 20 ps of NPT at 100 K and 1 bar of ices Ih, II, VI and VIII with i-PI
+    verdi run assess.py density         # NPT of ice Ic with CP2K itself, against the model
+
+Each part needs a running daemon, answers from the cache when repeated, and writes its numbers into ``card.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from aiida import orm
+from aiida.engine import ProcessBuilder, submit
+from aiida.plugins import CalculationFactory
+from systems import HELD_OUT_ICES, ice
+
+from aiida_mlfinetune.common.units import EV_KJMOL, EV_MEV
+from aiida_mlfinetune.data.foundations import load_foundation
+from aiida_mlfinetune.science.crystals import ice_ic
+from aiida_mlfinetune.science.statistics import time_average
+from aiida_mlfinetune.science.thermodynamics import density
+from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
+from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+
+LEVEL = "gfn1-xtb/cp2k"
+STABLE_ICES = ("Ih", "II", "VI", "VIII")
+CARD = Path(__file__).with_name("card.json")
+
+
+def finish(builders: dict[str, ProcessBuilder]) -> dict[str, orm.ProcessNode]:
+    """Submit all, and return the processes when they have ended."""
+    nodes = {name: submit(builder) for name, builder in builders.items()}
+    while not all(node.is_terminated for node in nodes.values()):
+        time.sleep(2)
+    for name, node in nodes.items():
+        print(name, node.pk, node.exit_status, node.exit_message, flush=True)
+    return nodes
+
+
+def errors() -> dict[str, dict[str, float]]:
+    """Return energy and force errors on short CP2K runs of ices that are not in the training set."""
+    code = orm.load_code("cp2k@localhost")
+    runs = {}
+    for number, name in enumerate(HELD_OUT_ICES):
+        overrides = {
+            "md": {"n_steps": 60, "timestep_fs": 1.0, "stride": 3, "seed": 50 + number},
+            "selection": {"n_frames": 15, "method": "stride", "equilibration": 0.2, "volume_range": None},
+        }
+        runs[name] = SamplingWorkChain.get_builder_from_protocol(
+            code,
+            orm.StructureData(ase=ice(name, 50 + number)),
+            protocol="fast",
+            overrides=overrides,
+            ensemble="nvt",
+            temperature_K=200.0,
+            level="gfn1-xtb",
+        )
+    sampled = finish(runs)
+    jobs = {}
+    for name, node in sampled.items():
+        builder = CalculationFactory("mlfinetune.mace_evaluate").get_builder()
+        builder.code = orm.load_code("python@localhost")
+        builder.model = load_foundation("ice-xtb")
+        builder.dataset = node.outputs.dataset
+        builder.parameters = orm.Dict({"key": "ice-xtb/mace"})
+        jobs[name] = builder
+    results = {}
+    for name, node in finish(jobs).items():
+        frames = node.outputs.dataset.frames
+        theirs, ours = frames.labels(LEVEL), frames.labels("ice-xtb/mace")
+        molecules = frames.n_atoms / 3
+        shift = (ours.energy - theirs.energy) / molecules
+        results[name] = {
+            "frames": len(frames),
+            "energy_rmse_kJ_mol_per_molecule": float(np.sqrt((shift**2).mean()) * EV_KJMOL),
+            "energy_rmse_without_mean_kJ_mol_per_molecule": float(shift.std() * EV_KJMOL),
+            "forces_rmse_meV_A": float(np.sqrt(((ours.forces - theirs.forces) ** 2).mean()) * EV_MEV),
+            "forces_std_meV_A": float(theirs.forces.std() * EV_MEV),
+        }
+    return results
+
+
+def dynamics(atoms, n_steps: int, timestep_fs: float, seed: int) -> ProcessBuilder:
+    """Return flexible NPT at 100 K and 1 bar with the model."""
+    return DynamicsWorkChain.get_builder_from_protocol(
+        orm.load_code("i-pi@localhost"),
+        orm.StructureData(ase=atoms),
+        load_foundation("ice-xtb"),
+        "balanced",
+        overrides={"parameters": {"n_steps": n_steps, "timestep_fs": timestep_fs, "stride": 20, "seed": seed}},
+        ensemble="npt-flexible",
+        temperature_K=100.0,
+        pressure_bar=1.0,
+    )
+
+
+def density_of(node: orm.ProcessNode, mass: float) -> dict[str, float]:
+    """Return the average density of a run, in g/cm^3, with its standard error."""
+    volumes = node.outputs.properties.get_array("volume_A3")
+    volumes = volumes[np.isfinite(volumes)]
+    found = time_average(density(mass, volumes))
+    return {"density_g_cm3": found.mean, "error_g_cm3": found.error, "n_independent": found.n_independent}
+
+
+def stability() -> dict[str, dict[str, float]]:
+    """Return what became of 20 ps of NPT of each of four ices."""
+    starts = {name: ice(name, 11) for name in STABLE_ICES}
+    nodes = finish({name: dynamics(atoms, 20000, 1.0, 3) for name, atoms in starts.items()})
+    results = {}
+    for name, node in nodes.items():
+        properties = node.outputs.properties
+        results[name] = {
+            "exit_status": node.exit_status,
+            "picoseconds": float(properties.get_array("time_fs")[-1] / 1000),
+            "mean_temperature_K": float(properties.get_array("temperature_K").mean()),
+            **density_of(node, starts[name].get_masses().sum()),
+        }
+    return results
+
+
+def density_against_cp2k() -> dict[str, dict[str, float]]:
+    """Return the density of ice Ic by CP2K's own NPT and by the model."""
+    atoms = ice_ic()
+    overrides = {
+        "md": {"n_steps": 3000, "timestep_fs": 1.0, "stride": 5, "seed": 5, "barostat_tau_fs": 200.0},
+        "selection": {"n_frames": 10, "method": "stride", "equilibration": 0.3, "volume_range": None},
+    }
+    reference = SamplingWorkChain.get_builder_from_protocol(
+        orm.load_code("cp2k@localhost"),
+        orm.StructureData(ase=atoms),
+        protocol="fast",
+        overrides=overrides,
+        ensemble="npt-flexible",
+        temperature_K=100.0,
+        pressure_bar=1.0,
+        level="gfn1-xtb",
+    )
+    nodes = finish({"cp2k": reference, "ice-xtb": dynamics(atoms, 6000, 1.0, 5)})
+    return {name: density_of(node, atoms.get_masses().sum()) for name, node in nodes.items()}
+
+
+PARTS = {"errors": errors, "stability": stability, "density": density_against_cp2k}
+
+if __name__ == "__main__":
+    part = sys.argv[1]
+    card = json.loads(CARD.read_text()) if CARD.exists() else {}
+    card[part] = PARTS[part]()
+    card["sha256"] = load_foundation("ice-xtb").sha256
+    CARD.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(card[part], indent=1))

@@ -1,0 +1,116 @@
+"""Train `ice-xtb` on the frames that ``generate.py`` made, and write it into the package.
+
+    verdi run train.py [--epochs N] [--group NAME] [--start PK]
+
+With ``--start`` the model of an earlier call is trained on. The shipped one had 25 epochs on part of the trajectories,
+while the frames at other volumes were still being labelled, and then 20 epochs on everything.
+
+Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
+that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
+``ice-xtb.npz`` (dataset) into ``aiida_mlfinetune/foundations``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from aiida import orm
+from aiida.engine import run_get_node
+
+import aiida_mlfinetune
+from aiida_mlfinetune.calculations.functions.dataset import join, split, subset
+from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.checks import unique_indices
+
+LEVEL = "gfn1-xtb/cp2k"
+THINNING = 3
+MAX_FORCE_EV_A = 12.0
+FOUNDATIONS = Path(aiida_mlfinetune.__file__).parent / "foundations"
+ARCHITECTURE = {
+    "r_max": 5.0,
+    "num_channels": 64,
+    "max_L": 0,
+    "max_ell": 2,
+    "correlation": 2,
+    "num_interactions": 2,
+    "num_radial_basis": 8,
+    "radial_MLP": "[32, 32]",
+}
+PARAMETERS = {
+    "seed": 20261121,
+    "loss": "stress",
+    "energy_weight": 10.0,
+    "forces_weight": 100.0,
+    "stress_weight": 100.0,
+    "batch_size": 6,
+    "valid_batch_size": 16,
+    "scheduler": "ExponentialLR",
+    "ema": True,
+    "ema_decay": 0.995,
+    "molecule": "H2O",
+    "default_dtype": "float32",
+}
+
+
+def usable(dataset: DatasetData) -> DatasetData:
+    """Return every third frame of a trajectory, or all frames of a labelled set, without extreme forces."""
+    frames = dataset.frames
+    forces = frames.labels(LEVEL).forces
+    step = THINNING if len(set(frames.steps.tolist())) == len(frames) and len(frames) > 20 else 1
+    kept = [
+        index
+        for index in range(0, len(frames), step)
+        if np.linalg.norm(forces[frames.slice(index)], axis=1).max() < MAX_FORCE_EV_A
+    ]
+    return subset(dataset, orm.List(kept))
+
+
+def main() -> None:
+    """Train and write the files."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--group", default="ice-xtb/frames")
+    parser.add_argument("--start", type=int, help="pk of the model to train on")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    nodes = sorted(orm.load_group(arguments.group).nodes, key=lambda node: node.pk)
+    joined = join(**{f"set_{number:03d}": usable(node) for number, node in enumerate(nodes)})
+    joined = subset(joined, orm.List(unique_indices(joined.frames)))
+    sets = split(joined, orm.Dict({"valid": 0.08, "seed": 1}))
+    print({name: node.n_frames for name, node in sets.items()}, joined.base.attributes.get("formulas"), flush=True)
+
+    builder = MaceTrainCalculation.get_builder()
+    builder.code = orm.load_code("python@localhost")
+    builder.train, builder.valid = sets["train"], sets["valid"]
+    builder.level = orm.Str(LEVEL)
+    if arguments.start is None:
+        stage = {"mode": "scratch", **ARCHITECTURE, "lr": 0.01, "lr_scheduler_gamma": 0.93}
+    else:
+        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": 0.88}
+        builder.foundation = orm.load_node(arguments.start)
+    builder.parameters = orm.Dict({**PARAMETERS, **stage, "max_num_epochs": arguments.epochs})
+    builder.e0s = orm.Dict({"source": "estimated"})
+    builder.metadata.options.max_wallclock_seconds = 4 * 3600
+    builder.metadata.options.prepend_text = f"export OMP_NUM_THREADS={arguments.threads}"
+    outputs, node = run_get_node(builder)
+    print(node.pk, node.exit_status, node.exit_message, flush=True)
+    model = outputs["model"]
+    print(json.dumps(outputs["errors"].get_dict(), indent=1))
+
+    passport = replace(
+        model.passport,
+        settings={**model.passport.settings, "licence": "MIT", "frames": joined.n_frames},
+    )
+    (FOUNDATIONS / "ice-xtb.model").write_bytes(model.content())
+    (FOUNDATIONS / "ice-xtb.json").write_text(json.dumps(passport.to_dict(), indent=1) + "\n", encoding="utf-8")
+    np.savez_compressed(FOUNDATIONS / "ice-xtb.npz", **joined.frames.with_source("").to_arrays())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The whole chain under the daemon with real CP2K, MACE and i-PI, for ice (fine-tuned) and dry ice (from scratch)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+SHORT_DYNAMICS = {"parameters": {"n_steps": 400, "stride": 5}}
+ICE = {
+    "crystal": "ice-ic",
+    "protocol": "demo",
+    "temperature_K": 100,
+    "pressure_bar": 1,
+    "overrides": {
+        "sampling_crystal": {"md": {"n_steps": 40}, "selection": {"n_frames": 5}},
+        "sampling_gas": {"md": {"n_steps": 60}, "selection": {"n_frames": 6}},
+        "labelling": {
+            "level_overrides": {
+                "key": "revpbe-d3-szv/cp2k",
+                "basis": "SZV-MOLOPT-SR-GTH, GTH-PBE, 200 Ry",
+                "kind": {"BASIS_SET": "SZV-MOLOPT-SR-GTH"},
+                "parameters": {"DFT": {"MGRID": {"CUTOFF": 200}}},
+            }
+        },
+        "training": {"split": {"valid": 2, "test": 2, "seed": 1}, "parameters": {"max_num_epochs": 8}},
+        "dynamics_crystal": SHORT_DYNAMICS,
+        "dynamics_gas": SHORT_DYNAMICS,
+    },
+}
+DRY_ICE = {
+    "crystal": "carbon-dioxide",
+    "protocol": "demo",
+    "temperature_K": 100,
+    "pressure_bar": 1,
+    "overrides": {
+        "foundation": None,
+        "sampling_crystal": {"md": {"n_steps": 160, "stride": 2}, "selection": {"n_frames": 24}},
+        "sampling_gas": {"md": {"n_steps": 100, "stride": 2}, "selection": {"n_frames": 12}},
+        "labelling": {"level": "gfn1-xtb"},
+        "training": {"split": {"valid": 4, "test": 4, "seed": 1}, "parameters": {"max_num_epochs": 100}},
+        "dynamics_crystal": SHORT_DYNAMICS,
+        "dynamics_gas": SHORT_DYNAMICS,
+    },
+}
+LOOK = """
+import json
+from aiida import orm
+node = orm.load_node({pk})
+jobs = [n for n in node.called_descendants if isinstance(n, orm.CalcJobNode)]
+result = node.outputs.sublimation_enthalpy
+seen, frontier = {{}}, [result]
+while frontier:
+    one = frontier.pop()
+    for link in one.base.links.get_incoming().all():
+        if link.link_type.value in ("create", "input_calc") and link.node.pk not in seen:
+            seen[link.node.pk] = link.node
+            frontier.append(link.node)
+print(json.dumps({{
+    "ok": node.is_finished_ok,
+    "jobs": len(jobs),
+    "cached": sum(job.base.caching.is_created_from_cache for job in jobs),
+    "ancestors": sorted({{n.process_label for n in seen.values() if isinstance(n, orm.ProcessNode)}}),
+    "orphans": [str(n) for n in seen.values() if isinstance(n, orm.Data) and n.creator is None
+                and n.base.attributes.get("n_frames", None) is not None],
+    "values": {{name: [node.outputs[name].value, node.outputs[name].error, node.outputs[name].unit]
+               for name in ("density", "sublimation_enthalpy")}},
+    "elements": node.outputs.model.elements,
+    "parent": node.outputs.model.passport.parent_sha256,
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def studies(place):
+    """Both studies, run side by side to their end; returns their pks."""
+    pks = {}
+    for name, study in (("ice", ICE), ("dry-ice", DRY_ICE)):
+        file = place.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(study), encoding="utf-8")
+        output = place.call("aiida-mlfinetune", "run", file).stdout
+        pks[name] = int(re.search(r"status (\d+)", output)[1])
+    for pk in pks.values():
+        place.call("aiida-mlfinetune", "status", pk, "--follow", check=False)
+    return pks
+
+
+def check(found: dict) -> None:
+    """Assert that a run went from CP2K to the enthalpy without a gap, with errors on its results."""
+    assert found["ok"]
+    assert found["orphans"] == []
+    for label in ("Cp2kMdCalculation", "Cp2kLabelCalculation", "MaceTrainCalculation", "IpiCalculation"):
+        assert label in found["ancestors"]
+    for value, error, _ in found["values"].values():
+        assert 0 < error < abs(value)
+
+
+def test_ice_is_fine_tuned_from_the_foundation(place, studies):
+    found = place.ask(LOOK.format(pk=studies["ice"]))
+    check(found)
+    assert found["parent"] is not None
+    density, _, unit = found["values"]["density"]
+    assert unit == "g/cm^3"
+    assert 0.7 < density < 1.3
+
+
+def test_dry_ice_is_trained_from_scratch(place, studies):
+    found = place.ask(LOOK.format(pk=studies["dry-ice"]))
+    check(found)
+    assert found["parent"] is None
+    assert found["elements"] == ["C", "O"]
+    density, _, _ = found["values"]["density"]
+    assert 1.2 < density < 2.6
+
+
+def test_a_second_run_comes_from_the_cache(place, studies):
+    output = place.call("aiida-mlfinetune", "run", place.folder / "dry-ice.yaml", "--wait").stdout
+    found = place.ask(LOOK.format(pk=re.search(r"status (\d+)", output)[1]))
+    first = place.ask(LOOK.format(pk=studies["dry-ice"]))
+    assert found["ok"]
+    assert found["jobs"] == found["cached"] == first["jobs"] > 0
+    assert found["values"] == first["values"]
+
+
+def test_the_report_is_one_file_with_numbers_and_figures(place, studies):
+    place.call("aiida-mlfinetune", "report", studies["ice"], "-o", "ice.html")
+    page = (place.folder / "ice.html").read_text(encoding="utf-8")
+    assert "kJ/mol" in page
+    assert page.count("<svg") + page.count("data:image/") >= 5
+    assert 'src="http' not in page
+
+
+def test_the_graph_of_the_result_can_be_drawn(place, studies):
+    place.call("verdi", "process", "show", studies["ice"])
+    found = place.ask(
+        f"import json; from aiida import orm; print(json.dumps({{'pk': orm.load_node({studies['ice']})"
+        ".outputs.sublimation_enthalpy.pk}))"
+    )
+    place.call("verdi", "node", "graph", "generate", found["pk"], "-f", "svg", "-O", "graph.svg")
+    drawn = (place.folder / "graph.svg").read_text(encoding="utf-8")
+    assert "Cp2kMdCalculation" in drawn
+    assert "IpiCalculation" in drawn
