@@ -85,8 +85,9 @@ class Watcher:
         """Return the tree below ``node`` as it is now."""
         if node.pk in self._ended:
             return self._ended[node.pk]
+        # A process ends after those it called: looked at first, it is never older than they are.
+        ended, state = _has_ended(node), _state(node)
         children = tuple(self.view(child, label) for child, label in _called(node))
-        state = _state(node)
         elapsed = _elapsed(node)
         progress = self._progress(node, state, children)
         left = seconds_left(progress, elapsed) if progress is not None and state is State.RUNNING else None
@@ -102,7 +103,7 @@ class Watcher:
             is_job=_is_job(node),
             children=children,
         )
-        if _has_ended(node):
+        if ended:
             self._ended[node.pk] = view
         return view
 
