@@ -18,6 +18,7 @@ from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.parsers.raw.mace_log import parse_loss_curve
+from aiida_mlfinetune.science.atomic_energies import describe_rank, estimate_atomic_energies
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.levels import Labels
 from aiida_mlfinetune.science.metrics import label_errors
@@ -38,11 +39,9 @@ class MaceTrainParser(Parser):
         status = self._json(calculation.STATUS_FILENAME) or {}
         if (text := self._text(calculation.LOSS_FILENAME)) is not None:
             self._attach_loss_curve(text)
-        if (found := self._json(calculation.E0S_FILENAME)) is not None:
-            self.out("e0s", orm.Dict(found))
-        requested = MaceTrainCalculation.requested_e0s(self.node.inputs)
-        if requested is not None and found is None:
-            self.out("e0s", orm.Dict({"source": self.node.inputs.e0s["source"], "values": requested}))
+        found = self._json(calculation.E0S_FILENAME)
+        requested = calculation.requested_e0s(self.node.inputs)
+        self._attach_e0s(requested, found)
         if status.get("status") != "finished":
             return self._failure(status)
         content = self._bytes(calculation.MODEL_FILENAME)
@@ -79,6 +78,23 @@ class MaceTrainParser(Parser):
             for name, values in curve.items():
                 node.set_array(name, values)
             self.out("loss_curve", node)
+
+    def _attach_e0s(self, requested: dict[str, float] | None, found: dict[str, Any] | None) -> None:
+        """Attach the reference energies asked for, and what the labels determine of them where they were estimated."""
+        source = self.node.inputs.e0s["source"]
+        if found is not None:  # by the job, of a foundation
+            content = {**found, "source": source}
+            if "rank" in found:
+                content["determined"] = describe_rank(found["rank"], list(found["values"]))
+        elif source == "estimated" and requested is not None:
+            frames = self.node.inputs.train.frames
+            energies = frames.labels(self.node.inputs.level.value).energy
+            content = {"source": source, **estimate_atomic_energies(frames, energies).to_dict()}
+        elif requested is not None:
+            content = {"source": source, "values": requested}
+        else:
+            return
+        self.out("e0s", orm.Dict(content))
 
     def _predictions(self, sha256: str, described: dict[str, Any]) -> dict[str, tuple[Frames, Labels]]:
         """Return frames and the model's labels of the sets that it was not trained on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -38,14 +39,27 @@ class AtomicEnergies:
         """Whether the energy of each element is determined, and not only some combinations of them."""
         return self.rank == len(self.values)
 
-    def describe(self) -> str:
-        """Say in a sentence what the labels determine."""
-        if self.is_determined:
-            return f"the reference energies of {', '.join(self.values)} are determined by the labels"
-        return (
-            f"the compositions determine {self.rank} of {len(self.values)} combinations of the reference energies of "
-            f"{', '.join(self.values)}: the split between elements is that of the start, shifted as little as possible"
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON types, with a sentence on what the labels determine."""
+        return {
+            "values": dict(self.values),
+            "shift": dict(self.shift),
+            "rank": self.rank,
+            "condition": self.condition,
+            "rmse_before_eV_per_atom": self.rmse_before,
+            "rmse_after_eV_per_atom": self.rmse_after,
+            "determined": describe_rank(self.rank, list(self.values)),
+        }
+
+
+def describe_rank(rank: int, elements: Sequence[str]) -> str:
+    """Say in a sentence what compositions of that rank determine of the reference energies of ``elements``."""
+    if rank == len(elements):
+        return f"the reference energies of {', '.join(elements)} are determined by the labels"
+    return (
+        f"the compositions determine {rank} of {len(elements)} combinations of the reference energies of "
+        f"{', '.join(elements)}: the split between elements is that of the start, shifted as little as possible"
+    )
 
 
 def composition_matrix(frames: Frames, elements: Sequence[str]) -> FloatArray:

@@ -96,6 +96,8 @@ def test_saved_reference_energies_are_those_asked_for(
         assert stored == pytest.approx(e0s["values"], rel=1e-12)
     if e0s["source"] == "foundation":
         assert stored == pytest.approx({e: TINY_E0S[e] for e in ("H", "O")}, rel=1e-12)
+    if e0s["source"] == "estimated":
+        assert "determine 1 of 2 combinations" in outputs["e0s"]["determined"]
     if mode == "naive":
         assert outputs["model"].passport.parent_sha256 == foundation.sha256
     if mode == "naive" and e0s["source"] == "estimated":

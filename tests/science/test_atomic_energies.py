@@ -36,7 +36,7 @@ def test_known_shifts_are_recovered_from_mixed_compositions():
     assert found.shift == pytest.approx(shift, abs=1e-9)
     assert found.values == pytest.approx({e: START[e] + shift[e] for e in shift}, abs=1e-9)
     assert found.rmse_after < 1e-9 < found.rmse_before
-    assert "are determined" in found.describe()
+    assert "are determined" in found.to_dict()["determined"]
 
 
 def test_single_composition_keeps_the_split_and_shifts_the_total():
@@ -48,7 +48,7 @@ def test_single_composition_keeps_the_split_and_shifts_the_total():
     assert 2 * found.values["H"] + found.values["O"] == pytest.approx(2 * -13.0 - 432.0 + 0.5, abs=1e-9)
     assert found.shift["H"] == pytest.approx(2 * found.shift["O"])  # smallest norm: along the composition
     assert found.condition == pytest.approx(1)
-    assert "1 of 2 combinations" in found.describe()
+    assert "1 of 2 combinations" in found.to_dict()["determined"]
 
 
 def test_program_and_package_solve_alike():
