@@ -39,6 +39,14 @@ def test_entry_point_loads(group: str, name: str):
     assert issubclass(factory(name), base)
 
 
+@pytest.mark.parametrize("group", ["aiida.calculations", "aiida.workflows"])
+def test_processes_are_filed_under_their_entry_point(group: str):
+    """AiiDA looks the entry point up by the module that defines the class; caching, `verdi` and we go by it."""
+    factory, _ = GROUPS[group]
+    for name in declared(group):
+        assert factory(name).build_process_type() == f"{group}:{name}"
+
+
 @pytest.mark.parametrize("name", sorted(declared("aiida.workflows")))
 def test_every_work_chain_builds_from_protocols(name: str):
     chain = WorkflowFactory(name)

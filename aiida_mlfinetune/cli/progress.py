@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ProcessView", "State", "Watcher")
 
-LABELLING = "aiida.workflows:mlfinetune.labelling"
+LABELLING = "LabellingWorkChain"
 
 
 class State(str, Enum):
@@ -116,7 +116,7 @@ class Watcher:
             if state in (State.DONE, State.CACHED):
                 return None if total is None else Progress(total, total, unit)
             return self._jobs.progress(node) if state is State.RUNNING else None
-        if node.process_type == LABELLING and "dataset" in node.inputs:
+        if node.process_label == LABELLING and "dataset" in node.inputs:
             total = int(node.inputs.dataset.base.attributes.get("n_frames"))
             done = sum(job.progress.done for child in children for job in child.jobs() if job.progress is not None)
             return Progress(min(done, total), total, "frames")

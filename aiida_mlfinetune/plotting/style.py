@@ -9,6 +9,7 @@ from typing import Any, Final
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 INK: Final = "#6b7280"
 """Grey of text and axes, legible on white and on black; ``to_svg`` turns it into the colour of the page's text."""
@@ -49,6 +50,14 @@ def add_legend(ax: Axes, loc: str = "best") -> None:
     """Add a legend without a frame to an axis that has anything to name."""
     if ax.get_legend_handles_labels()[1]:
         ax.legend(loc=loc, frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
+
+
+def make_logarithmic(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5 times the powers of ten."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def to_svg(figure: Figure, name: str) -> str:

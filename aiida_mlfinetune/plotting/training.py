@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from aiida_mlfinetune.plotting.style import INK, PALETTE, add_legend
+from aiida_mlfinetune.plotting.style import INK, PALETTE, add_legend, make_logarithmic
 
 FloatArray = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ def plot_loss(ax: Axes, epoch: FloatArray, train: FloatArray | None, valid: Floa
             ax.plot(epoch, values, color=colour, linewidth=1.3, marker=".", markersize=4, label=label)
             drawn = True
     if drawn:
-        ax.set_yscale("log")
+        make_logarithmic(ax)
         add_legend(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
@@ -35,7 +35,7 @@ def plot_rmse(ax: Axes, epoch: FloatArray, energy: FloatArray | None, forces: Fl
         if values is not None and np.isfinite(values).any():
             ax.plot(epoch, values, color=colour, linewidth=1.3, marker=".", markersize=4, label=label)
     if ax.lines:
-        ax.set_yscale("log")
+        make_logarithmic(ax)
         add_legend(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("RMSE on validation frames")

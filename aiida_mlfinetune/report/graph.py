@@ -9,7 +9,13 @@ from aiida.common.links import LinkType
 
 __all__ = ("called", "chains", "children", "jobs", "owner", "role")
 
-PREFIX = "aiida.workflows:mlfinetune."
+CHAINS = {
+    "sampling": "SamplingWorkChain",
+    "labelling": "LabellingWorkChain",
+    "training": "TrainingWorkChain",
+    "dynamics": "DynamicsWorkChain",
+}
+"""Names of the work chains' classes, by the end of their entry points."""
 
 
 def owner(node: orm.Node) -> orm.ProcessNode:
@@ -49,7 +55,7 @@ def jobs(node: orm.ProcessNode) -> list[orm.CalcJobNode]:
 
 def chains(node: orm.ProcessNode, name: str) -> list[orm.ProcessNode]:
     """Return the outermost work chains ``mlfinetune.<name>`` at or below ``node``."""
-    if node.process_type == PREFIX + name:
+    if node.process_label == CHAINS[name]:
         return [node]
     return [chain for child in children(node) for chain in chains(child, name)]
 

@@ -50,11 +50,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts."""
+    """A table of texts; a folded one shows its caption only, until it is opened."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,15 @@ def training_section(node: orm.ProcessNode) -> Section:
         name = role(chain) or f"training {chain.pk}"
         settings = chain.inputs.parameters.get_dict() if "parameters" in chain.inputs else {}
         paragraphs.append(_sentence(chain, settings))
-        tables.append(Table(("setting", "value"), tuple(settings_rows(settings)), f"Settings of {name}"))
         outputs = chain.outputs
-        if "e0s" in outputs:
-            rows = tuple(settings_rows(outputs.e0s.get_dict()))
-            tables.append(Table(("reference energies", "eV"), rows, "Reference energies of the final model"))
         if "errors" in outputs:
             tables += _error_tables(outputs.errors.get_dict())
+        if "e0s" in outputs:
+            found = outputs.e0s.get_dict()
+            rows = tuple((element, f"{value:.4f}") for element, value in found.get("values", {}).items())
+            tables.append(Table(("element", "eV"), rows, f"Reference energies ({found.get('source', 'given')})"))
+        caption = f"Settings of the {name}"
+        tables.append(Table(("setting", "value"), tuple(settings_rows(settings)), caption, folded=True))
         if "loss_curve" in outputs:
             figures.append(Figure(_loss_figure(outputs.loss_curve, f"loss{chain.pk}"), "Loss and validation errors."))
         if "parity" in outputs:
@@ -64,10 +66,10 @@ def _sentence(chain: orm.ProcessNode, settings: Mapping[str, Any]) -> str:
         dataset = _dataset(chain, name)
         if dataset is not None:
             counts.append(f"{dataset.n_frames} {word}")
-    start = "fine-tuned from its foundation" if "foundation" in chain.inputs else "trained from scratch"
-    mode = settings.get("mode")
+    fine_tuned = "foundation" in chain.inputs
+    start = f"fine-tuned from its foundation (mode {settings.get('mode')})" if fine_tuned else "trained from scratch"
     level = chain.inputs.level.value if "level" in chain.inputs else "the target level"
-    text = f"A MACE model was {start}{f' (mode {mode})' if mode else ''} on labels at {level}"
+    text = f"A MACE model was {start} on labels at {level}"
     return text + (f": {', '.join(counts)} frames." if counts else ".")
 
 
