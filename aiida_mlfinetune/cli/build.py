@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +34,30 @@ def study_builder(study: Study) -> ProcessBuilder:
         "pressure_bar": study.pressure_bar,
         "foundation": None if study.foundation is None else _foundation(study.foundation),
     }
-    builder = chain.get_builder_from_protocol(
-        cp2k_code=_code(study, "cp2k"),
-        python_code=_code(study, "python"),
-        ipi_code=_code(study, "i-pi"),
-        crystal=read_crystal(study.crystal),
-        protocol=study.protocol,
-        overrides=dict(study.overrides),
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    with _quiet():
+        builder = chain.get_builder_from_protocol(
+            cp2k_code=_code(study, "cp2k"),
+            python_code=_code(study, "python"),
+            ipi_code=_code(study, "i-pi"),
+            crystal=read_crystal(study.crystal),
+            protocol=study.protocol,
+            overrides=dict(study.overrides),
+            **{name: value for name, value in options.items() if value is not None},
+        )
     builder.metadata.label = study.label
     return builder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back AiiDA's reports while the context lasts: the commands say themselves what a builder will do."""
+    logger = logging.getLogger("aiida")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def read_crystal(source: Path | str) -> StructureData:

@@ -59,7 +59,7 @@ def demo(folder: Path | None, workers: int) -> None:
         names = ", ".join(program.label for program in ready.missing)
         raise click.ClickException(f"programs are missing: {names}; see above, then repeat `make demo`")
     with running_daemon(workers):
-        node = unfinished() or submit_demo()
+        node = unfinished() or submit_demo(console)
         console.print(f"Submitted as process {node.pk} of profile {ready.profile} in {place / '.aiida'}")
         try:
             view = follow(node, console)
@@ -113,14 +113,16 @@ def unfinished() -> WorkChainNode | None:
     return found
 
 
-def submit_demo() -> WorkChainNode:
-    """Submit the demo study."""
+def submit_demo(console: Console) -> WorkChainNode:
+    """Submit the demo study, and say what it will do."""
     from aiida.engine import submit
 
     from aiida_mlfinetune.cli.build import study_builder
     from aiida_mlfinetune.cli.study import Study
 
-    return submit(study_builder(Study(crystal=CRYSTAL, protocol="demo", label=LABEL)))
+    builder = study_builder(Study(crystal=CRYSTAL, protocol="demo", label=LABEL))
+    console.print(builder.process_class.describe(builder), style="dim", highlight=False)
+    return submit(builder)
 
 
 def show_results(node: WorkChainNode, console: Console, report: Path, seconds: float) -> None:

@@ -41,8 +41,8 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
 
     require_profile(profile)
     builder = study_builder(read_study(study))
+    click.echo(builder.process_class.describe(builder))
     if dry_run:
-        click.echo(builder.process_class.describe(builder))
         return
     require_daemon()
     from aiida.engine import submit
