@@ -110,4 +110,5 @@ def cell_text(frames: Frames) -> str:
 
 
 def _vector(values: np.ndarray) -> str:
-    return " ".join(f"{value:.16g}" if abs(value) >= 1e-4 else f"{value:.20f}" for value in values)
+    """Return numbers with as many digits as it takes to read the same ones back."""
+    return " ".join(repr(float(value)) for value in values)
