@@ -153,6 +153,8 @@ class Cp2kMdParser(Parser):
         total = len(stdout.evaluations)
         if "exploded_step" in parameters:
             return self.exit_codes.ERROR_EXPLODED.format(step=parameters["exploded_step"])
+        if "SCF run NOT converged" in stdout.abort_message:  # what releases after 2023.1 do at once
+            return self.exit_codes.ERROR_UNCONVERGED.format(count=1, total=total + 1)
         if stdout.abort_message:
             if not total:
                 return self.exit_codes.ERROR_INPUT_REFUSED.format(message=stdout.abort_message)

@@ -167,6 +167,20 @@ def test_an_abort_in_the_middle_of_the_run(parse):
     assert outputs["output_parameters"]["abort_message"] == "Cholesky decomposition failed"
 
 
+def test_newer_releases_abort_where_the_self_consistency_fails(parse):
+    box = (
+        "\n *******\n * [ABORT]\n *  \\___/   SCF run NOT converged. To continue the calculation    *\n "
+        + "*" * 79
+        + "\n"
+    )
+
+    def abort(files):
+        files["aiida.out"] = files["aiida.out"][:-6000] + box
+
+    _, code, _ = parse("npt_flexible", abort)
+    assert code.status == EXIT.ERROR_UNCONVERGED.status
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [
