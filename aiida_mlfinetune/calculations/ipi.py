@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from aiida import orm
 from aiida.common.datastructures import CalcInfo, CodeInfo
-from aiida.common.exceptions import InputValidationError
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 from ase import Atoms
@@ -118,10 +117,7 @@ class IpiCalculation(CalcJob):
         atoms = self.inputs.structure.get_ase()
         limit = wall_limit(self.inputs.metadata.options.get("max_wallclock_seconds"))
         if "parent_folder" in self.inputs:
-            try:
-                text = ipi_input.restart_xml(restart_text(self.inputs.parent_folder), settings.n_steps, limit)
-            except ValueError as error:
-                raise InputValidationError(f"cannot go on from parent_folder: {error}") from error
+            text = ipi_input.restart_xml(restart_text(self.inputs.parent_folder), settings.n_steps, limit)
         else:
             text = ipi_input.simulation_xml(settings, atoms, limit, self.DRIVER_FILENAME, self.SETTINGS_FILENAME)
         contents = {
@@ -294,3 +290,7 @@ def _check_parent(settings: IpiSettings, inputs: Mapping[str, Any]) -> None:
             "parent_folder belongs to a run of another structure: give the structure that run started from, or start a "
             "new run"
         )
+    try:
+        ipi_input.restart_xml(restart_text(inputs["parent_folder"]), settings.n_steps, 0.0)
+    except ValueError as error:
+        raise StudyError(f"cannot go on from parent_folder: {error}") from error

@@ -48,7 +48,7 @@ ENSEMBLE_MODES = {
 }
 BAROSTAT_MODES = {Ensemble.NPT_ISOTROPIC: "isotropic", Ensemble.NPT_FLEXIBLE: "flexible"}
 
-TEMPLATE = """<simulation verbosity="low" threading="False" safe_stride="{safe_stride}" floatformat="{floatformat}">
+TEMPLATE = """<simulation verbosity="medium" threading="False" safe_stride="{safe_stride}" floatformat="{floatformat}">
   <output prefix="{prefix}">
     <properties filename="properties" stride="{properties_stride}">[ {properties} ]</properties>
     <trajectory filename="positions" format="bin" stride="{stride}" cell_units="ase">positions{{ase}}</trajectory>

@@ -60,12 +60,14 @@ class IpiParser(Parser):
 
     def _ending(self) -> dict[str, Any]:
         """Return how the run ended and where it can go on."""
-        ending = raw.parse_ending(self._text(self.node.get_option("output_filename"), missing=""))
+        stdout = self._text(self.node.get_option("output_filename"), missing="")
+        ending = raw.parse_ending(stdout)
         restarts = [ipi_input.restart_step(self._text(n)) for n in IpiCalculation.RESTART_FILENAMES if n in self.names]
         stop = self._text(IpiCalculation.STOP_FILENAME, missing="")
         return {
             "last_step": None,
             "restart_step": max((step for step in restarts if step is not None), default=None),
+            "seconds_per_step": raw.seconds_per_step(stdout),
             "out_of_walltime": ending.out_of_walltime,
             "exploded": json.loads(stop)["message"] if stop else None,
         }

@@ -10,6 +10,7 @@ Where the time goes in MACE's own calculator, and what is done here:
   every step, so that the model sees just the edges that it would see after a new search (``PairList``).
 - Forces and virial come from the derivative of the energy by the edge vectors, in one backward pass (for the
   architectures where nothing else depends on positions; others go through MACE's own virials).
+- TorchScript is not specialised to numbers of edges, which change at every step.
 - Freed memory is kept by the process instead of given back at each step (``keep_freed_memory``).
 
 A run that cannot go on sensibly (atoms too close, forces beyond bounds, energies that are no numbers, a cell that
@@ -126,6 +127,8 @@ class MacePotential:
         skin_A: float = 0.5,  # noqa: N803 - the unit
     ) -> None:
         keep_freed_memory()
+        # The number of edges changes from step to step: do not compile TorchScript anew for each.
+        torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
         self.device = torch_tools.init_device(device)
         self.dtype = getattr(torch, dtype)

@@ -13,6 +13,7 @@ from aiida.engine import run_get_node
 from ase.build import molecule
 
 from aiida_mlfinetune.calculations import ipi_input
+from aiida_mlfinetune.calculations.ipi import IpiCalculation
 from aiida_mlfinetune.common.errors import ModelError, StudyError
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell
@@ -72,8 +73,12 @@ def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal):
     )
     outputs, node = run_get_node(builder)
     assert node.exit_status == DynamicsWorkChain.exit_codes.ERROR_EXPLODED.status
-    assert "exploded" in node.exit_message
+    assert "The run exploded" in node.exit_message
+    (child,) = [child for child in node.called if isinstance(child, orm.CalcJobNode)]
+    assert child.exit_status == IpiCalculation.exit_codes.ERROR_EXPLODED.status
+    assert child.outputs.output_parameters["last_step"] < 4000
     assert outputs["trajectory"].n_frames >= 1
+    assert np.isfinite(outputs["trajectory"].frames.positions).all()
     assert len(outputs["properties"].get_array("step")) >= 1
 
 

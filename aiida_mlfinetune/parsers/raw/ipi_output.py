@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("BinaryTrajectory", "Ending", "parse_ending", "parse_properties", "read_trajectory")
+__all__ = ("BinaryTrajectory", "Ending", "parse_ending", "parse_properties", "read_trajectory", "seconds_per_step")
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _COLUMNS = re.compile(r"#\s*(?:column|cols\.)\s+(\d+)(?:-(\d+))?\s+-->\s+(\S+)\s*:")
 _TITLE = re.compile(r"Step:\s*(\d+)\s+Bead:\s*(\d+)\s+\S+\{[^}]*\}\s+cell\{[^}]*\}")
+_TIMINGS = re.compile(r"Average timings at MD step\s+(\d+)\. t/step:\s*(\S+)")
 _LONGEST_TITLE = 200
 
 
@@ -155,3 +157,16 @@ def parse_ending(stdout: str) -> Ending:
         exit_file="EXIT file detected" in stdout,
         killed="Kill signal" in stdout,
     )
+
+
+def seconds_per_step(stdout: str) -> float | None:
+    """Return the mean wall time of a step, from the second to the last that i-PI reports; None for very short runs.
+
+    i-PI reports every hundred steps the mean since its last report; the first report is of the first step alone, which
+    is slow, since buffers are made in it.
+    """
+    reports = [(int(step), float(seconds)) for step, seconds in _TIMINGS.findall(stdout)]
+    if len(reports) < 2:
+        return None
+    total = sum((b[0] - a[0]) * b[1] for a, b in pairwise(reports))
+    return total / (reports[-1][0] - reports[0][0])

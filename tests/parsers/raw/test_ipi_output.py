@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from aiida_mlfinetune.parsers.raw.ipi_output import parse_ending, parse_properties, read_trajectory
+from aiida_mlfinetune.parsers.raw.ipi_output import parse_ending, parse_properties, read_trajectory, seconds_per_step
 
 PROPERTIES = """# column   1     --> step : The current simulation time step.
 # column   2     --> potential{ase} : The physical system potential energy.
@@ -119,3 +119,10 @@ def test_endings():
     assert parse_ending(" @simulation.run: EXIT file detected! Bye bye!").exit_file
     assert parse_ending("@SOFTEXIT: Kill signal received").killed
     assert parse_ending("with message: ' @ SIMULATION: Exiting cleanly. ").finished
+
+
+def test_seconds_per_step_leave_out_the_first():
+    line = " @simulation.run: Average timings at MD step % 7d. t/step: %10.5e\n"  # as i-PI has it
+    assert seconds_per_step(line % (0, 9.0)) is None
+    log = line % (0, 9.0) + line % (100, 0.5) + "other\n" + line % (300, 0.2)
+    assert seconds_per_step(log) == pytest.approx((100 * 0.5 + 200 * 0.2) / 300)
