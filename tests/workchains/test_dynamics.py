@@ -42,12 +42,16 @@ def make_builder(ipi_code, tiny_model):
 
 def test_run_that_is_cut_short_goes_on_and_is_joined(make_builder, crystal, monkeypatch):
     """The first two jobs end at steps 7 and 18, between the steps that are printed."""
-    ends = iter([7, 18, 40])
+    ends = {0: 7, 7: 18}
     new, further = ipi_input.simulation_xml, ipi_input.restart_xml
     monkeypatch.setattr(
-        ipi_input, "simulation_xml", lambda settings, *args: new(replace(settings, n_steps=next(ends)), *args)
+        ipi_input, "simulation_xml", lambda settings, *args: new(replace(settings, n_steps=ends[0]), *args)
     )
-    monkeypatch.setattr(ipi_input, "restart_xml", lambda text, _, limit: further(text, next(ends), limit))
+    monkeypatch.setattr(
+        ipi_input,
+        "restart_xml",
+        lambda text, total, limit: further(text, ends.get(ipi_input.restart_step(text), total), limit),
+    )
     outputs, node = run_get_node(make_builder(crystal))
     assert node.is_finished_ok, node.exit_message
     children = [child for child in node.called if isinstance(child, orm.CalcJobNode)]
@@ -82,12 +86,13 @@ def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal):
     assert len(outputs["properties"].get_array("step")) >= 1
 
 
-def test_failed_run_is_not_repeated(make_builder, crystal, monkeypatch):
-    monkeypatch.setattr("aiida_mlfinetune.calculations.ipi_input.PROPERTIES", ("no_such_property",))
-    _, node = run_get_node(make_builder(crystal))
-    assert node.exit_status == DynamicsWorkChain.exit_codes.ERROR_RUN_FAILED.status
-    assert "no_such_property" in node.exit_message
-    assert len([child for child in node.called if isinstance(child, orm.CalcJobNode)]) == 1
+def test_failed_run_is_not_repeated():
+    calculation = SimpleNamespace(exit_status=300, exit_message="no properties")
+    chain = SimpleNamespace(ctx=AttributeDict(), exit_codes=DynamicsWorkChain.exit_codes)
+    report = DynamicsWorkChain.give_up.__wrapped__(chain, calculation)
+    assert report.do_break
+    assert report.exit_code.status == DynamicsWorkChain.exit_codes.ERROR_RUN_FAILED.status
+    assert report.exit_code.message == "i-PI failed with exit status 300: no properties"
 
 
 def test_molecule_is_run_in_nvt(make_builder, aiida_profile):
