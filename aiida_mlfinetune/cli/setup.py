@@ -148,7 +148,9 @@ def _ensure_computer(label: str, messages: list[str]) -> Computer:
         machine.set_default_mpiprocs_per_machine(1)
         messages.append(f"computer {label}: made, jobs run below {scratch}")
     if not machine.is_user_configured(User.collection.get_default()):
-        machine.configure(safe_interval=0)
+        # Jobs inherit the environment of the daemon's shell, in which the programs were found; a login shell would be
+        # started for every command instead, at a second each on some machines.
+        machine.configure(safe_interval=0, use_login_shell=False)
     return machine
 
 
