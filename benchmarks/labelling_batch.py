@@ -1,11 +1,12 @@
 """N frames through our labelling against N separate jobs of one frame, same CP2K input, at a density functional.
 
 The frames are four water molecules in a box, every 10 fs of a short run at 100 K (as dense as 500 frames from 5 ps,
-and in random order); the level is ``revpbe-d3-demo``; each job has one thread, and one job runs at a time. Both sides go
-through AiiDA, in this process. Prints one JSON line last. Usage: ``labelling_batch.py [N]``.
+and in random order); the level is ``revpbe-d3-demo``; each job has one thread, and one job runs at a time. Both sides
+go through AiiDA, in this process. Prints one JSON line last. Usage: ``labelling_batch.py [N]``.
 
 - ``speedup``: wall time of N separate jobs over that of the labelling.
 - ``overhead_share``: part of the wall time of the labelling that is not CP2K's own (as CP2K accounts it to itself).
+- ``scf_steps_per_frame`` and ``scf_steps_per_frame_separate``: SCF steps of a frame on both sides, on average.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def main(n: int) -> dict[str, Any]:
         "labelling_s": round(seconds, 1),
         "separate_jobs_s": round(single, 1),
         "cp2k_s": round(parameters["wall_time_s"], 1),
-        "scf_steps": sum(parameters["scf_steps"]),
-        "scf_steps_separate": separate_steps,
+        "scf_steps_per_frame": round(sum(parameters["scf_steps"]) / n, 2),
+        "scf_steps_per_frame_separate": round(separate_steps / n, 2),
         "largest_energy_difference_meV": round(float(np.abs(difference).max()) * 1e3, 4),
     }
 
