@@ -11,6 +11,7 @@ PYTHON_PLUGINS = ("mlfinetune.mace_train", "mlfinetune.mace_evaluate", "mlfinetu
 """Plugins that share one code: a Python in whose environment MACE is installed."""
 CP2K_PLUGINS = ("cp2k", "mlfinetune.cp2k_md", "mlfinetune.cp2k_label")
 IPI_PLUGINS = ("mlfinetune.ipi",)
+VASP_PLUGINS = ("vasp.vasp",)
 
 
 def validate_program(*allowed: str) -> Callable[[orm.AbstractCode | None, Any], str | None]:
