@@ -3,7 +3,7 @@
     verdi run train.py [--epochs N] [--group NAME] [--start PK]
 
 With ``--start`` the model of an earlier call is trained on. The shipped one had 25 epochs on part of the trajectories,
-while the frames at other volumes were still being labelled, and then 20 epochs on everything.
+while the frames at other volumes were still being labelled, and then 40 epochs on everything.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
@@ -44,7 +44,7 @@ ARCHITECTURE = {
 PARAMETERS = {
     "seed": 20261121,
     "loss": "stress",
-    "energy_weight": 10.0,
+    "energy_weight": 1000.0,
     "forces_weight": 100.0,
     "stress_weight": 100.0,
     "batch_size": 6,
@@ -92,7 +92,7 @@ def main() -> None:
     if arguments.start is None:
         stage = {"mode": "scratch", **ARCHITECTURE, "lr": 0.01, "lr_scheduler_gamma": 0.93}
     else:
-        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": 0.88}
+        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": 0.92}
         builder.foundation = orm.load_node(arguments.start)
     builder.parameters = orm.Dict({**PARAMETERS, **stage, "max_num_epochs": arguments.epochs})
     builder.e0s = orm.Dict({"source": "estimated"})
