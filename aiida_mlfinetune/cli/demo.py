@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +44,7 @@ def demo(folder: Path | None, workers: int) -> None:
     os.environ["AIIDA_PATH"] = str(place)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+    from aiida_mlfinetune.cli.daemon import running_daemon
     from aiida_mlfinetune.cli.display import failure
     from aiida_mlfinetune.cli.report import write_report
     from aiida_mlfinetune.cli.setup import make_ready
@@ -72,32 +71,6 @@ def demo(folder: Path | None, workers: int) -> None:
         raise click.ClickException(failure(view))
     report = write_report(node, place / REPORT)
     show_results(node, console, report, time.monotonic() - start)
-
-
-@contextlib.contextmanager
-def running_daemon(workers: int) -> Iterator[None]:
-    """Run the daemon of the profile while the context lasts; one that runs already is left running.
-
-    Raises:
-        click.ClickException: it does not start.
-    """
-    from aiida.engine.daemon.client import DaemonException, get_daemon_client
-
-    client = get_daemon_client()
-    if client.is_daemon_running:
-        yield
-        return
-    try:
-        client.start_daemon(number_workers=workers, timeout=60)
-    except DaemonException as error:
-        raise click.ClickException(f"the daemon does not start: {error}. Its log: {client.daemon_log_file}") from error
-    try:
-        yield
-    finally:
-        try:
-            client.stop_daemon(wait=True, timeout=60)
-        except DaemonException as error:
-            click.echo(f"the daemon did not stop ({error}): try `verdi daemon stop`", err=True)
 
 
 def unfinished() -> WorkChainNode | None:
