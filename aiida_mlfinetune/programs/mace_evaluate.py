@@ -4,16 +4,20 @@ Stand-alone: needs numpy, torch and MACE only. Run as ``python mace_evaluate.py 
 ``model``, ``frames`` and ``labels`` (file names), ``head``, ``batch_size``, ``dtype`` and ``device``. The arrays of
 ``frames`` are ``numbers``, ``positions``, ``offsets``, ``cells`` and ``pbc``; those written to ``labels`` are
 ``energy`` (eV), ``forces`` (eV/A) and ``stress`` (eV/A^3, positive = tensile), NaN where a frame has no volume.
+``progress.txt`` gets one line after each batch: the frames that are done, of all.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+PROGRESS = "progress.txt"
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Any:
@@ -31,8 +35,11 @@ def predict(
     batch_size: int = 16,
     dtype: str = "float64",
     device: str = "cpu",
+    tell: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return energy (n,), forces (N, 3) and stress (n, 3, 3) of ``frames``.
+
+    ``tell`` is called after each batch with the number of frames that are done.
 
     Raises:
         ValueError: the model has no such head (MACE would take its last one).
@@ -62,6 +69,8 @@ def predict(
             output = model(batch.to(device).to_dict(), compute_stress=True)
             for name, values in parts.items():
                 values.append(output[name].detach().cpu().numpy().astype(np.float64))
+            if tell is not None:
+                tell(sum(map(len, parts["energy"])))
         for parameter, needed in zip(model.parameters(), needs_gradient, strict=True):
             parameter.requires_grad = needed
     finally:
@@ -101,7 +110,13 @@ def main(path: str) -> None:
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     frames = read_frames(job["frames"])
     model = load_model(job["model"], job["device"])
-    labels = predict(model, frames, job["head"], job["batch_size"], job["dtype"], job["device"])
+    total = len(frames["offsets"]) - 1
+    with Path(PROGRESS).open("w", encoding="utf-8", buffering=1) as handle:
+
+        def tell(done: int) -> None:
+            handle.write(f"{done} of {total} frames\n")
+
+        labels = predict(model, frames, job["head"], job["batch_size"], job["dtype"], job["device"], tell)
     np.savez(job["labels"], **labels)
     print(f"evaluated {len(labels['energy'])} frames with head {job['head']}")
 

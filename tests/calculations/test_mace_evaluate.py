@@ -5,8 +5,10 @@ import pytest
 from aiida import engine, orm
 
 from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation
+from aiida_mlfinetune.cli.running import RunningJobs
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_evaluate import MaceEvaluateParser
+from aiida_mlfinetune.parsers.raw.progress import Progress
 from aiida_mlfinetune.science.frames import Frames
 from tests.fixtures.models import make_tiny_model
 from tests.fixtures.water import XTB
@@ -47,6 +49,17 @@ def test_predictions_equal_those_of_the_ase_calculator(make_builder, water_frame
             np.testing.assert_allclose(labels.stress[index], image.get_stress(voigt=False), atol=1e-10)
         else:
             assert not labels.has_stress[index]
+
+
+def test_frames_done_are_told_while_it_runs(make_builder, prepare_job, run_program):
+    builder = make_builder({"batch_size": 5})
+    job = prepare_job(builder)
+    run_program(job)
+    lines = (job.folder / "progress.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == [f"{done} of 16 frames" for done in (5, 10, 15, 16)]
+    job.node.set_remote_workdir(str(job.folder))
+    with RunningJobs() as jobs:
+        assert jobs.progress(job.node) == Progress(16, 16, "frames")
 
 
 def test_head_must_exist(make_builder, tmp_path, make_model_data):
