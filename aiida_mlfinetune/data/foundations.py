@@ -77,8 +77,8 @@ def load_foundation(name: str) -> MaceModelData:
     """
     if name not in FOUNDATIONS:
         raise ModelError(
-            f"no foundation {name!r} is known: there are {sorted(FOUNDATIONS)}; import a file of your own with "
-            "`aiida-mlfinetune model import FILE`"
+            f"no foundation {name!r} is known: the package ships {sorted(FOUNDATIONS)}. Get the file of the model, "
+            "import it with `aiida-mlfinetune model import FILE --trust`, and pass the node as `foundation`"
         )
     foundation = FOUNDATIONS[name]
     return get_or_create(foundation.path.read_bytes(), foundation.passport)

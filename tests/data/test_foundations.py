@@ -70,7 +70,7 @@ def test_a_foundation_is_stored_once(table):
 
 
 def test_an_unknown_foundation_is_refused_with_the_names_there_are(table):
-    with pytest.raises(ModelError, match=r"no foundation 'huge' is known: there are \['tiny'\]"):
+    with pytest.raises(ModelError, match=r"'huge' is known: the package ships \['tiny'\].*model import FILE --trust"):
         load_foundation("huge")
 
 
