@@ -166,6 +166,11 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             self.ctx.inputs[name] = dataset
             self.out(name, dataset)
 
+    def get_outputs(self, node: orm.CalcJobNode) -> Mapping[str, orm.Data]:
+        """Return the outputs of a training, and the sets that it was given: they are outputs of this chain alone."""
+        sets = {name: self.ctx.inputs[name] for name in SETS if name in self.ctx.inputs}
+        return {**super().get_outputs(node), **sets}
+
     @process_handler(priority=400, exit_codes=[EXIT.ERROR_OUT_OF_WALLTIME, EXIT.ERROR_INTERRUPTED])
     def continue_from_saved_state(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
         """A training that was cut short goes on from its saved state."""

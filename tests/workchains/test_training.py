@@ -36,6 +36,9 @@ def build(python_code, dataset):
 def test_dataset_is_split_and_a_foundation_is_fine_tuned(build, tiny_model, dataset):
     results, node = engine.run_get_node(build(foundation=tiny_model))
     assert node.is_finished_ok, node.exit_message
+    messages = [log.message for log in orm.Log.collection.get_logs_for(node)]
+    assert any("work chain completed" in message for message in messages)
+    assert not [message for message in messages if "was not an output of" in message]
     sizes = {name: results[name].n_frames for name in ("train", "valid", "test")}
     assert sizes == {"train": 10, "valid": 3, "test": 3}
     hashes = [digest for name in sizes for digest in results[name].frames.content_hashes()]
