@@ -13,10 +13,26 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
+from aiida_mlfinetune.calculations.cp2k_cells import check_cell_settings
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.levels import Level
 
-SPEC_KEYS = ("name", "key", "engine", "method", "basis", "energy", "parameters", "kind", "kinds", "gas")
+SPEC_KEYS = (
+    "name",
+    "key",
+    "engine",
+    "method",
+    "basis",
+    "energy",
+    "parameters",
+    "kind",
+    "kinds",
+    "gas",
+    "exchange",
+    "kpoints",
+    "stress",
+)
+DEFINING_KEYS = ("parameters", "kind", "kinds", "gas", "exchange", "kpoints")
 GAS_KEYS = ("padding_A", "parameters")
 
 
@@ -35,6 +51,7 @@ def check_level(spec: Mapping[str, Any]) -> None:
     if unknown := sorted(set(spec["gas"]) - set(GAS_KEYS)):
         raise StudyError(f"unknown entries {unknown} in `gas` of level {spec['key']!r}: known are {list(GAS_KEYS)}")
     level_metadata(spec)
+    check_cell_settings(spec)
     check_keys(spec["parameters"], f"level {spec['key']!r}")
     check_keys(spec["gas"].get("parameters", {}), f"level {spec['key']!r}")
     for kind in (spec.get("kind", {}), *spec.get("kinds", {}).values()):
@@ -77,7 +94,7 @@ def level_metadata(spec: Mapping[str, Any], code_version: str = "") -> Level:
         energy=spec.get("energy", "free"),
         code="CP2K",
         code_version=code_version,
-        settings={key: deepcopy(spec[key]) for key in ("parameters", "kind", "kinds", "gas") if spec.get(key)},
+        settings={key: deepcopy(spec[key]) for key in DEFINING_KEYS if spec.get(key)},
     )
 
 
@@ -90,7 +107,7 @@ def force_eval(spec: Mapping[str, Any], elements: Iterable[str], periodic: bool)
     Args:
         spec: the level, as from ``load_level``.
         elements: chemical symbols that need a KIND section.
-        periodic: in three directions, with analytical stress; or not at all, without stress.
+        periodic: in three directions, with analytical stress if the level has one; or not at all, without stress.
     """
     check_level(spec)
     tree: dict[str, Any] = deepcopy(dict(spec["parameters"]))
@@ -100,12 +117,19 @@ def force_eval(spec: Mapping[str, Any], elements: Iterable[str], periodic: bool)
         subsys["KIND"] = [{"_": element, "ELEMENT": element, **kinds[element]} for element in sorted(kinds)]
     if periodic:
         subsys.setdefault("CELL", {})["PERIODIC"] = "XYZ"
-        tree["STRESS_TENSOR"] = "ANALYTICAL"
-        tree.setdefault("PRINT", {})["STRESS_TENSOR"] = {"_": "ON"}
+        if has_stress(spec):
+            tree["STRESS_TENSOR"] = "ANALYTICAL"
+            tree.setdefault("PRINT", {})["STRESS_TENSOR"] = {"_": "ON"}
     else:
+        tree.get("DFT", {}).pop("KPOINTS", None)
         subsys.setdefault("CELL", {})["PERIODIC"] = "NONE"
         tree = lay_over(tree, spec["gas"].get("parameters", {}))
     return tree
+
+
+def has_stress(spec: Mapping[str, Any]) -> bool:
+    """Return whether CP2K has an analytical stress for crystals at a level."""
+    return bool(spec.get("stress", True))
 
 
 def vacuum_edge_A(spec: Mapping[str, Any], positions: ArrayLike) -> float:  # noqa: N802 - the unit

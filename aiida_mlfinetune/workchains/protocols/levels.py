@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from aiida_mlfinetune.calculations.cp2k_cells import settle_level
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.workchains.protocols import load_yaml, merge
@@ -22,19 +23,20 @@ def load_level(name: str, overrides: Mapping[str, Any] | None = None) -> dict[st
     """Return the level specification ``name``, a JSON-serialisable dictionary that holds its own name.
 
     ``overrides`` is laid over it; change ``key`` along with whatever changes the numbers, so that labels of both levels
-    can live on the same frames.
+    can live on the same frames. ``kpoints`` may be asked of levels that bear them: ``{"mesh": [2, 2, 1]}``, which holds
+    the Gamma point, or ``{"spacing_per_A": 0.3}``. What depends on the cells is left open here unless it is given:
+    see ``settle_level``.
 
     Raises:
-        StudyError: an unknown name, an unknown entry, or CP2K keys that cannot be right.
+        StudyError: an unknown name or entry, CP2K keys that cannot be right, or k-points of a level that has none.
     """
     levels = load_yaml(LEVELS_FILENAME)
     if name not in levels:
         raise StudyError(f"unknown CP2K level {name!r}: choose from {list(levels)}")
-    spec = merge(
-        {"name": name, **deepcopy(levels[name])},
-        overrides or {},
-        {"parameters", "kind", "kinds", "gas.parameters"},
-        f"overrides of level {name!r}",
-    )
+    base = {"name": name, **deepcopy(levels[name])}
+    if "kpoints" in (overrides or {}):
+        base["kpoints"] = None
+    free = {"parameters", "kind", "kinds", "gas.parameters"}
+    spec = merge(base, overrides or {}, free, f"overrides of level {name!r}")
     check_level(spec)
-    return spec
+    return settle_level(spec)

@@ -1,0 +1,151 @@
+"""What of a CP2K level depends on the cells: the radius of truncated exact exchange, and the mesh of k-points.
+
+Both define the energy, so all frames of a dataset have to share them: they are settled once, for the whole dataset,
+when a builder is made, and are part of the level from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.science.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
+
+EXCHANGE_KEYS = ("radius_A", "largest_A")
+KPOINTS_KEYS = ("mesh", "spacing_per_A")
+SHORTEST_RADIUS_A = 1.5
+
+
+def check_cell_settings(spec: Mapping[str, Any]) -> None:
+    """Check the entries ``exchange`` and ``kpoints`` of a level.
+
+    Raises:
+        StudyError: unknown entries, values that cannot be, or k-points for a method that has none in CP2K.
+    """
+    where = f"of level {spec['key']!r}"
+    for name, known in (("exchange", EXCHANGE_KEYS), ("kpoints", KPOINTS_KEYS)):
+        if unknown := sorted(set(spec.get(name) or {}) - set(known)):
+            raise StudyError(f"unknown entries {unknown} in `{name}` {where}: known are {list(known)}")
+    radius = (spec.get("exchange") or {}).get("radius_A")
+    if radius is not None and not radius > 0:
+        raise StudyError(f"`exchange.radius_A` {where} must be positive or null, got {radius!r}")
+    dft = spec["parameters"].get("DFT", {})
+    kpoints = spec.get("kpoints") or {}
+    if not kpoints and "KPOINTS" not in dft:
+        return
+    if reason := _no_kpoints(dft):
+        raise StudyError(
+            f"level {spec['key']!r} has no k-points: CP2K does not have them for {reason}; leave them out and use a "
+            "supercell, or take another level"
+        )
+    if ("mesh" in kpoints) == ("spacing_per_A" in kpoints) and "KPOINTS" not in dft:
+        raise StudyError(f"`kpoints` {where} needs either `mesh` (three numbers) or `spacing_per_A`")
+    mesh = kpoints.get("mesh", [1, 1, 1])
+    if len(mesh) != 3 or any(not isinstance(n, int) or n < 1 for n in mesh):
+        raise StudyError(f"`kpoints.mesh` {where} must be three numbers of at least 1, got {mesh!r}")
+    if not kpoints.get("spacing_per_A", 1.0) > 0:
+        raise StudyError(f"`kpoints.spacing_per_A` {where} must be positive, got {kpoints['spacing_per_A']!r}")
+
+
+def settle_level(spec: Mapping[str, Any], cells: ArrayLike | None = None) -> dict[str, Any]:
+    """Return the level with the radius and the mesh that hold for all ``cells``, written into its CP2K sections.
+
+    The radius is just under half the smallest width of any cell, at most ``exchange.largest_A``; the mesh is the one
+    that the smallest cell needs. What the level gives explicitly stays as it is.
+
+    Args:
+        spec: the level, as from ``load_level``.
+        cells: (n, 3, 3) in angstrom, those of the periodic frames; none for molecules; None if they are not known yet,
+            and then what depends on them is left open.
+
+    Raises:
+        StudyError: cells that are too small for exact exchange.
+    """
+    settled = deepcopy(dict(spec))
+    check_cell_settings(settled)
+    exchange = settled.get("exchange") or {}
+    if exchange and exchange.get("radius_A") is None and cells is not None:
+        exchange["radius_A"] = largest_radius_A(cells, exchange.get("largest_A", 6.0))
+        if exchange["radius_A"] < SHORTEST_RADIUS_A:
+            raise StudyError(
+                f"a cell of {perpendicular_widths(cells).min():.2f} angstrom is too narrow for the exact exchange of "
+                f"level {spec['key']!r}, which needs twice {SHORTEST_RADIUS_A} angstrom: use a supercell"
+            )
+    if exchange.get("radius_A") is not None:
+        for section in _truncated(settled["parameters"]):
+            section["CUTOFF_RADIUS"] = exchange["radius_A"]
+    kpoints = settled.get("kpoints") or {}
+    if "spacing_per_A" in kpoints and cells is not None and np.size(cells):
+        settled["kpoints"] = kpoints = {"mesh": list(kpoints_mesh(cells, kpoints["spacing_per_A"]))}
+    if "mesh" in kpoints:
+        _use_mesh(settled["parameters"]["DFT"], kpoints["mesh"])
+    return settled
+
+
+def cells_problem(spec: Mapping[str, Any], cells: ArrayLike, indices: ArrayLike | None = None) -> str | None:
+    """Return why a level does not fit the periodic cells (n, 3, 3), those of the frames ``indices``, or None."""
+    if (spec.get("exchange") or {}).get("radius_A", 0.0) is None:
+        return (
+            f"the exact-exchange radius of level {spec['key']!r} is open: set `exchange.radius_A` (angstrom, less than "
+            "half the smallest width of any cell), or get it from `settle_level(level, cells)`"
+        )
+    if not np.size(cells):
+        return None
+    if "spacing_per_A" in (spec.get("kpoints") or {}):
+        return (
+            f"the k-points of level {spec['key']!r} are open: set `kpoints.mesh`, or get it from "
+            "`settle_level(level, cells)`"
+        )
+    radii = [float(section.get("CUTOFF_RADIUS", 0.0)) for section in _truncated(spec["parameters"])]
+    widths = perpendicular_widths(cells).min(axis=1)
+    if radii and widths.min() < 2 * max(radii):
+        worst = int(widths.argmin())
+        frame = worst if indices is None else int(np.asarray(indices)[worst])
+        return (
+            f"the cell of frame {frame} is {widths[worst]:.3f} angstrom wide, less than twice the exact-exchange "
+            f"radius of {max(radii)} angstrom of level {spec['key']!r}: use a supercell, or set `exchange.radius_A` to "
+            f"at most {largest_radius_A(cells, np.inf)} angstrom (and another key, since that is another level)"
+        )
+    return None
+
+
+def _no_kpoints(dft: Mapping[str, Any]) -> str:
+    xc = dft.get("XC", {})
+    method = str(dft.get("QS", {}).get("METHOD", "GPW")).upper()
+    if method not in ("GPW", "GAPW"):
+        return method
+    if "WF_CORRELATION" in xc:
+        return "forces of RPA and MP2"
+    return "exact exchange" if "HF" in xc else ""
+
+
+def _truncated(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the sections below ``tree`` that hold the radius of exact exchange."""
+    for key, value in tree.items():
+        if not isinstance(value, dict):
+            continue
+        if key == "PBE_HOLE_T_C_LR" or (key == "INTERACTION_POTENTIAL" and "TRUNC" in value.get("POTENTIAL_TYPE", "")):
+            yield value
+        else:
+            yield from _truncated(value)
+
+
+def _use_mesh(dft: dict[str, Any], mesh: list[int]) -> None:
+    """Put a mesh that holds the Gamma point into ``dft``, and a minimiser that bears it: OT has no k-points."""
+    shifts = [0.0 if n % 2 else 0.5 / n for n in mesh]
+    dft["KPOINTS"] = {
+        "SCHEME": "MACDONALD " + " ".join(str(value) for value in (*mesh, *shifts)),
+        "SYMMETRY": False,
+        "PARALLEL_GROUP_SIZE": -1,
+    }
+    scf = dft.setdefault("SCF", {})
+    if scf.pop("OT", None) is not None:
+        scf.pop("OUTER_SCF", None)
+        scf["MAX_SCF"] = 100
+        scf["DIAGONALIZATION"] = {"_": "ON"}
+        scf["MIXING"] = {"METHOD": "BROYDEN_MIXING", "ALPHA": 0.4, "NBROYDEN": 8}
