@@ -77,6 +77,7 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
             spec.expose_outputs(STAGES[stage][0], namespace=stage)
         spec.expose_outputs(STAGES["labelling"][0], namespace="labelling", namespace_options={"required": False})
         spec.exit_code(210, "ERROR_NO_MOLECULE", message="No molecule can be taken from the crystal: {message}")
+        spec.exit_code(220, "ERROR_STAGE_REFUSED", message="The inputs of a stage are refused: {message}")
         spec.exit_code(320, "ERROR_FRAMES_DIFFER", message="The sampled frames cannot be joined: {message}")
         spec.exit_code(350, "ERROR_SAMPLING_FAILED", message="The sampling of {stages} failed; see their reports.")
         spec.exit_code(351, "ERROR_LABELLING_FAILED", message="The labelling failed; see its report.")
@@ -101,8 +102,8 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
 
     def inspect_sampling(self) -> ExitCode | None:
         """Check both runs, and join their frames."""
-        if failed := self._failed("sampling_crystal", "sampling_gas"):
-            return self.exit_codes.ERROR_SAMPLING_FAILED.format(stages=failed)
+        if (problem := self._problem("ERROR_SAMPLING_FAILED", "sampling_crystal", "sampling_gas")) is not None:
+            return problem
         for phase in PHASES:
             self._expose(f"sampling_{phase}")
         try:
@@ -130,8 +131,8 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
 
     def inspect_labelling(self) -> ExitCode | None:
         """Check the labelling."""
-        if self._failed("labelling"):
-            return self.exit_codes.ERROR_LABELLING_FAILED
+        if (problem := self._problem("ERROR_LABELLING_FAILED", "labelling")) is not None:
+            return problem
         self._expose("labelling")
         self._keep_dataset(self.ctx.labelling.outputs.dataset)
         return None
@@ -143,8 +144,8 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
 
     def inspect_training(self) -> ExitCode | None:
         """Check the training."""
-        if self._failed("training"):
-            return self.exit_codes.ERROR_TRAINING_FAILED
+        if (problem := self._problem("ERROR_TRAINING_FAILED", "training")) is not None:
+            return problem
         self._expose("training")
         self.ctx.model = self.ctx.training.outputs.model
         self.out("model", self.ctx.model)
@@ -157,8 +158,8 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
 
     def inspect_dynamics(self) -> ExitCode | None:
         """Check both runs."""
-        if failed := self._failed("dynamics_crystal", "dynamics_gas"):
-            return self.exit_codes.ERROR_DYNAMICS_FAILED.format(stages=failed)
+        if (problem := self._problem("ERROR_DYNAMICS_FAILED", "dynamics_crystal", "dynamics_gas")) is not None:
+            return problem
         for phase in PHASES:
             self._expose(f"dynamics_{phase}")
         return None
@@ -184,24 +185,36 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
         return None
 
     def _submit(self, stage: str, **made: orm.Data) -> None:
-        """Submit the work chain of a stage with its exposed inputs and what earlier stages made."""
+        """Submit the work chain of a stage with its exposed inputs and what earlier stages made.
+
+        Inputs that the chain refuses are kept as the stage's problem, for the step that inspects it: another stage that
+        was submitted beside it is then waited for.
+        """
         chain, _ = STAGES[stage]
         inputs = AttributeDict(self.exposed_inputs(chain, stage))
         inputs.update(made)
         inputs.setdefault("metadata", AttributeDict())["call_link_label"] = stage
-        node = self.submit(chain, **inputs)
+        try:
+            node = self.submit(chain, **inputs)
+        except ValueError as error:  # what the spec's validators say
+            self.ctx.setdefault("refused", {})[stage] = str(error)
+            self.report(f"{stage}: {chain.__name__} refuses its inputs: {error}")
+            return
         self.report(f"{stage}: submitted {chain.__name__}<{node.pk}>")
         self.to_context(**{stage: node})
 
-    def _failed(self, *stages: str) -> str:
-        """Return those stages that failed, with their exit codes, as text; empty if none did."""
+    def _problem(self, exit_code: str, *stages: str) -> ExitCode | None:
+        """Return why stages came to nothing, refused or failed, and report all of it; None if all finished."""
+        refused = self.ctx.get("refused", {})
+        if told := [f"{stage}: {refused[stage]}" for stage in stages if stage in refused]:
+            return self.exit_codes.ERROR_STAGE_REFUSED.format(message="; ".join(told))
         texts = []
         for stage in stages:
             node = self.ctx[stage]
             if not node.is_finished_ok:
                 texts.append(f"{stage}<{node.pk}>")
                 self.report(f"{stage}<{node.pk}> failed with [{node.exit_status}] {node.exit_message}")
-        return ", ".join(texts)
+        return self.exit_codes[exit_code].format(stages=", ".join(texts)) if texts else None
 
     def _keep_dataset(self, dataset: DatasetData) -> None:
         self.ctx.dataset = dataset

@@ -55,6 +55,17 @@ def test_every_protocol_gives_inputs_that_are_accepted(build, start, protocol):
     assert set(SublimationWorkChain.get_available_protocols()) == set(PROTOCOLS)
 
 
+def test_kaur2025_without_its_foundation_says_where_to_get_it(build):
+    with pytest.raises(ModelError, match=r"'mace-mp-0-large' is known.*model import FILE --trust.*as `foundation`"):
+        build(protocol="kaur2025", foundation=None)
+
+
+def test_kaur2025_with_a_given_foundation_builds(build, tiny_model):
+    builder = build(protocol="kaur2025")
+    assert builder.foundation.sha256 == tiny_model.sha256
+    assert builder.training.parameters["mode"] == "naive"
+
+
 def test_temperature_and_pressure_reach_every_run(build):
     builder = build(temperature_K=77.0, pressure_bar=250.0)
     for stage, port in (("sampling", "md"), ("dynamics", "parameters")):
@@ -261,11 +272,48 @@ def test_a_failed_stage_ends_the_chain_with_its_own_exit_code(build, start):
             assert stages[0] not in result.message
 
 
+def test_inputs_that_a_stage_refuses_are_an_exit_code_with_the_reason(build, start):
+    process = start(build())
+    images = [ice_xi() for _ in range(20)]
+    for seed, image in enumerate(images):
+        image.rattle(0.01, seed=seed)
+    frames = Frames.from_atoms(images)
+    level = Level(process.inputs.labelling.level["key"])
+    forceless = frames.with_labels(Labels.build(level, frames.offsets, np.full(20, -1.0)))
+    process.ctx.dataset = DatasetData(forceless).store()
+    assert process.run_training() is None
+    assert "training" not in process.ctx
+    result = process.inspect_training()
+    assert result.status == SublimationWorkChain.exit_codes.ERROR_STAGE_REFUSED.status == 220
+    assert "training: " in result.message
+    assert "no training frame has forces at level 'revpbe-d3-demo/cp2k'" in result.message
+
+
+def test_a_stage_beside_a_refused_one_is_waited_for(build, start, monkeypatch):
+    process = start(build())
+
+    def refuse(chain, **inputs):
+        if inputs["metadata"]["call_link_label"] == "sampling_gas":
+            raise ValueError("the cell has no volume")
+        return child(0)
+
+    monkeypatch.setattr(process, "submit", refuse)
+    process.take_molecule()
+    process.run_sampling()
+    assert [awaitable.key for awaitable in process._awaitables] == ["sampling_crystal"]
+    process.ctx.sampling_crystal = child(0)
+    result = process.inspect_sampling()
+    assert (result.status, result.message) == (
+        220,
+        "The inputs of a stage are refused: sampling_gas: the cell has no volume",
+    )
+
+
 def test_a_crystal_that_loses_its_molecules_is_an_exit_code(build, start):
     process = start(build())
     process.inputs.crystal = orm.StructureData(ase=without_an_atom())
     result = process.take_molecule()
-    assert result.status == 210
+    assert result.status == SublimationWorkChain.exit_codes.ERROR_NO_MOLECULE.status
     assert "7 x H2O" in result.message
 
 
@@ -275,7 +323,7 @@ def test_runs_without_properties_are_an_exit_code(build, start):
     for phase in ("crystal", "gas"):
         process.ctx[f"dynamics_{phase}"] = child(0, properties=orm.ArrayData({"step": np.arange(3)}))
     result = process.average()
-    assert result.status == 354
+    assert result.status == SublimationWorkChain.exit_codes.ERROR_NO_AVERAGE.status
     assert "lack the array" in result.message
 
 
@@ -316,7 +364,7 @@ def test_frames_that_cannot_be_joined_are_an_exit_code(build, start):
         process.ctx[f"sampling_{phase}"] = child(
             0, dataset=dataset, trajectory=dataset.clone(), properties=orm.ArrayData({"step": np.arange(3)})
         )
-    assert process.inspect_sampling().status == 320
+    assert process.inspect_sampling().status == SublimationWorkChain.exit_codes.ERROR_FRAMES_DIFFER.status
 
 
 def test_averages_are_outputs(build, start):
