@@ -8,7 +8,7 @@ import pytest
 from aiida_cp2k.utils import Cp2kInput
 from ase.build import molecule
 
-from aiida_mlfinetune.calculations.cp2k_input import force_eval, lay_over, level_metadata, vacuum_edge_A
+from aiida_mlfinetune.calculations.cp2k_input import force_eval, has_stress, lay_over, level_metadata, vacuum_edge_A
 from aiida_mlfinetune.calculations.cp2k_md import md_parameters
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.parsers.raw.cp2k_output import parse_stdout, read_forces
@@ -64,9 +64,9 @@ def test_every_level_makes_an_input_for_any_element(name, periodic):
     spec = load_level(name)
     tree = force_eval(spec, ["O", "H", "C", "N", "H"], periodic)
     assert tree["SUBSYS"]["CELL"]["PERIODIC"] == ("XYZ" if periodic else "NONE")
-    assert ("STRESS_TENSOR" in tree) == periodic
+    assert ("STRESS_TENSOR" in tree) == (periodic and has_stress(spec))
     kinds = [kind["_"] for kind in tree["SUBSYS"].get("KIND", [])]
-    assert kinds == (["C", "H", "N", "O"] if spec["kind"] else [])
+    assert kinds == (["C", "H", "N", "O"] if spec["kind"] or spec["kinds"] else [])
     assert spec == load_level(name), "the specification must not be changed"
     Cp2kInput({"FORCE_EVAL": tree}).render()
 
