@@ -8,28 +8,39 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aiida_mlfinetune.cli.session import load_any_node, require_profile
+from aiida_mlfinetune.cli.judging import assess, compare
+from aiida_mlfinetune.cli.session import load_dataset, require_profile
 from aiida_mlfinetune.common.enums import EnergyKind
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from aiida_mlfinetune.data.dataset import DatasetData
     from aiida_mlfinetune.science.levels import Level
 
 __all__ = ("dataset",)
 
 STYLES = ("full", "ase", "mace")
+MOST_JUDGED = 2000
+"""Labels of more frames than this take seconds to judge, and are left to a command of their own."""
 
 
 @click.group()
 def dataset() -> None:
-    """Frames with labels: import a file, export one, show what is in a node.
+    """Frames with labels: import a file, export one, show what is in a node, judge and compare labels.
 
     \b
     New here?
       aiida-mlfinetune dataset import frames.xyz --level pbe-d3/vasp
       aiida-mlfinetune dataset show PK
+      aiida-mlfinetune dataset assess PK
+      aiida-mlfinetune dataset compare PK pbe0/cp2k pbe-d3/cp2k
       aiida-mlfinetune dataset export PK train.xyz --format mace --level pbe-d3/vasp
     """  # noqa: D301 - click reads the control character
+
+
+dataset.add_command(assess)
+dataset.add_command(compare)
 
 
 @dataset.command("import")
@@ -116,7 +127,7 @@ def export(identifier: str, file: Path, style: str, key: str | None, force: bool
     from aiida_mlfinetune.science.extxyz import KeyStyle, write_extxyz
 
     require_profile()
-    node = _load(identifier)
+    node = load_dataset(identifier)
     if file.exists() and not force:
         raise click.ClickException(f"{file} exists: choose another name, or say --force")
     write_extxyz(file, node.frames, KeyStyle(style), key)
@@ -126,15 +137,15 @@ def export(identifier: str, file: Path, style: str, key: str | None, force: bool
 @dataset.command("show")
 @click.argument("identifier", metavar="PK")
 def show(identifier: str) -> None:
-    """Show what the dataset PK holds: frames, compositions, labels at each level, and where they come from.
+    """Show what the dataset PK holds: frames, compositions, labels at each level, their quality, where they come from.
 
-    Next: `aiida-mlfinetune dataset export PK FILE`, or `verdi node graph generate PK` for its history.
+    Next: `aiida-mlfinetune report PK` for the same with plots, or `aiida-mlfinetune dataset export PK FILE`.
     """
     from rich.console import Console
     from rich.table import Table
 
     require_profile()
-    node = _load(identifier)
+    node = load_dataset(identifier)
     console = Console(width=max(100, Console().width))
     formulas = node.base.attributes.get("formulas")
     sizes = (node.base.attributes.get("n_atoms_min"), node.base.attributes.get("n_atoms_max"))
@@ -160,8 +171,28 @@ def show(identifier: str) -> None:
         table.add_row(key, own["method"], own["energy"], *labelled, *numbers)
     if node.levels:
         console.print(table)
+        _show_quality(node, console)
     else:
         console.print("Labels     none: label the frames with the work chain mlfinetune.labelling")
+
+
+def _show_quality(node: DatasetData, console: Console) -> None:
+    """Print what the labels of each level tell about themselves; of many frames, only the command that does."""
+    from aiida_mlfinetune.report.sections.quality import quality_rows
+    from aiida_mlfinetune.science.label_quality import assess_labels, quality_warnings
+
+    if node.n_frames > MOST_JUDGED:
+        console.print(f"Quality    of so many labels: aiida-mlfinetune dataset assess {node.pk} --level KEY")
+        return
+    for key, entry in node.levels.items():
+        if not any(entry["counts"].values()):
+            continue
+        quality = assess_labels(node.frames, key)
+        console.print(f"[bold]Quality[/bold]    of the labels at {key}")
+        for what, text in quality_rows(quality)[1:]:
+            console.print(f"  {what}: {text}", highlight=False)
+        for text in quality_warnings(quality).values():
+            console.print(f"  [yellow]Warning[/yellow]: {text}", highlight=False)
 
 
 def _level(key: str | None, engine: str, method: str, basis: str, energy: str, code_version: str) -> Level | None:
@@ -173,15 +204,6 @@ def _level(key: str | None, engine: str, method: str, basis: str, energy: str, c
             raise click.UsageError(f"{' and '.join(given)} describe a level of theory: name it with --level KEY")
         return None
     return Level(key, engine=engine, method=method, basis=basis, energy=EnergyKind(energy), code_version=code_version)
-
-
-def _load(identifier: str) -> DatasetData:
-    from aiida_mlfinetune.data.dataset import DatasetData
-
-    node = load_any_node(identifier)
-    if not isinstance(node, DatasetData):
-        raise click.ClickException(f"node {identifier} is a {type(node).__name__}, not a dataset")
-    return node
 
 
 def _equal(node: DatasetData) -> DatasetData | None:

@@ -9,7 +9,9 @@ import click
 if TYPE_CHECKING:
     from aiida.orm import Node, ProcessNode
 
-__all__ = ("load_any_node", "load_process", "require_daemon", "require_profile")
+    from aiida_mlfinetune.data.dataset import DatasetData
+
+__all__ = ("load_any_node", "load_dataset", "load_process", "require_daemon", "require_profile")
 
 
 def require_profile(name: str | None = None) -> str:
@@ -60,6 +62,20 @@ def load_any_node(identifier: str) -> Node[Any, Any]:
         raise click.ClickException(
             f"no node {identifier!r} in this profile: `verdi process list -a` shows what there is"
         ) from error
+
+
+def load_dataset(identifier: str) -> DatasetData:
+    """Return the dataset with a pk or uuid.
+
+    Raises:
+        click.ClickException: no such node, or another kind of node.
+    """
+    from aiida_mlfinetune.data.dataset import DatasetData
+
+    node = load_any_node(identifier)
+    if not isinstance(node, DatasetData):
+        raise click.ClickException(f"node {identifier} is a {type(node).__name__}, not a dataset")
+    return node
 
 
 def load_process(identifier: str) -> ProcessNode:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from aiida_mlfinetune.plotting.dynamics import plot_density, plot_energies, plot_temperature
+from aiida_mlfinetune.plotting.labels import (
+    plot_coverage,
+    plot_energy_scores,
+    plot_force_distribution,
+    plot_net_force,
+)
 from aiida_mlfinetune.plotting.style import INK, PALETTE, new_figure, to_svg
 from aiida_mlfinetune.plotting.training import plot_loss, plot_parity, plot_rmse
 
@@ -10,9 +16,13 @@ __all__ = (
     "INK",
     "PALETTE",
     "new_figure",
+    "plot_coverage",
     "plot_density",
     "plot_energies",
+    "plot_energy_scores",
+    "plot_force_distribution",
     "plot_loss",
+    "plot_net_force",
     "plot_parity",
     "plot_rmse",
     "plot_temperature",

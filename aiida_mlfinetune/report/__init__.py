@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from aiida import orm
+
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.report.dataset import collect_dataset
 from aiida_mlfinetune.report.page import Page, render
-from aiida_mlfinetune.report.sublimation import collect
+from aiida_mlfinetune.report.sublimation import collect_process
 
 __all__ = ("Page", "collect", "render")
+
+
+def collect(node: orm.Node) -> Page:
+    """Return the report's content: of a dataset by itself, else of a process or of the one behind a result.
+
+    Raises:
+        ValueError: data that no process made, other than a dataset.
+    """
+    return collect_dataset(node) if isinstance(node, DatasetData) else collect_process(node)

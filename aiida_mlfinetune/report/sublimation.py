@@ -11,14 +11,15 @@ from aiida_mlfinetune.report.sections.dynamics import density_section, dynamics_
 from aiida_mlfinetune.report.sections.labelling import labelling_section
 from aiida_mlfinetune.report.sections.method import crystal_of, method_section
 from aiida_mlfinetune.report.sections.processes import citation_section, codes_section, processes_section
+from aiida_mlfinetune.report.sections.quality import quality_section
 from aiida_mlfinetune.report.sections.results import headlines, observables
 from aiida_mlfinetune.report.sections.sampling import sampling_section
 from aiida_mlfinetune.report.sections.training import training_section
 
-__all__ = ("collect",)
+__all__ = ("collect_process",)
 
 
-def collect(node: orm.Node) -> Page:
+def collect_process(node: orm.Node) -> Page:
     """Return the report's content from a work chain, or from the outermost one behind a result.
 
     A process that has not ended, or that failed, gives a page of what there is, which says so.
@@ -42,6 +43,7 @@ def collect(node: orm.Node) -> Page:
             training_section(process),
             sampling_section(process),
             labelling_section(process),
+            quality_section(process),
             dynamics_section(process),
             provenance_section(found.values()),
             processes_section(process),

@@ -211,12 +211,15 @@ def forces_by_element(frames: Frames, labels: Labels) -> dict[str, ElementForces
     return found
 
 
-def quality_warnings(quality: LabelQuality) -> list[str]:
-    """Return in words what is worth a look before a model is trained on the labels."""
-    warnings = []
+def quality_warnings(quality: LabelQuality) -> dict[str, str]:
+    """Return in words what is worth a look before a model is trained on the labels.
+
+    By what it is about: ``net_force``, ``energy_outliers``, ``duplicate_frames``, ``near_duplicates``.
+    """
+    warnings = {}
     net, scores, duplicates = quality.net_forces, quality.energies, quality.duplicates
     if net is not None and net.per_component > NOISE_LIMIT * net.rms_component:
-        warnings.append(
+        warnings["net_force"] = (
             f"the net force averages {net.values.mean():.3g} meV/Å a frame, as independent errors of "
             f"{net.per_component:.3g} meV/Å in each force component would make it "
             f"({100 * net.per_component / net.rms_component:.2g} % of the forces' root mean square): no model can be "
@@ -224,19 +227,19 @@ def quality_warnings(quality: LabelQuality) -> list[str]:
         )
     if scores is not None and scores.outliers:
         named = ", ".join(f"{index} ({scores.scores[index]:+.3g})" for index in scores.outliers[:10])
-        warnings.append(
+        warnings["energy_outliers"] = (
             f"{len(scores.outliers)} energies are outliers, with a robust score beyond {OUTLIER_SCORE:g}: frames "
             f"{named}{' and more' if len(scores.outliers) > 10 else ''}; look at their convergence"
         )
     if duplicates.equal:
         groups = "; ".join(", ".join(map(str, group[:5])) for group in duplicates.equal[:5])
-        warnings.append(
+        warnings["duplicate_frames"] = (
             f"{duplicates.n_surplus} frames are equal to others (such as frames {groups}): they cost labels and add "
             "nothing"
         )
     if duplicates.near:
         pairs = "; ".join(f"{i}, {j}" for i, j in duplicates.near[:5])
-        warnings.append(
+        warnings["near_duplicates"] = (
             f"{len(duplicates.near)} pairs of frames are the same but for the order, place or orientation of their "
             f"atoms (such as frames {pairs})"
         )

@@ -121,6 +121,15 @@ def test_a_dataset_is_shown(labelled_frames):
     assert "none: label the frames" in run("show", bare.pk)
 
 
+def test_levels_are_compared_and_labels_judged(labelled_frames):
+    node = DatasetData(labelled_frames).store()
+    assert "force / (meV/Å)" in run("compare", node.pk, XTB.key, PBE.key)
+    assert "no labels at level 'typo'" in run("compare", node.pk, XTB.key, "typo", code=1)
+    assert "say which one with --level" in run("assess", node.pk, code=1)
+    assert "label_net_force" in run("assess", node.pk, "--level", XTB.key)
+    assert "Quality    of the labels at" in run("show", node.pk)
+
+
 @pytest.mark.parametrize("command", [[], ["import"], ["export"], ["show"]])
 def test_help_tells_what_to_do_next(command):
     output = run(*command, "--help")

@@ -57,6 +57,27 @@ def test_parity_colours_by_group(ax):
     assert ax.get_legend_handles_labels()[1] == ["H", "O"]
 
 
+def test_net_forces_state_their_mean_and_skip_frames_without_forces(ax):
+    plotting.plot_net_force(ax, np.array([10.0, 30.0, np.nan]))
+    assert ax.get_legend_handles_labels()[1] == ["mean 20"]
+    assert sum(patch.get_height() for patch in ax.patches) == 2
+
+
+def test_outliers_are_marked(ax):
+    plotting.plot_energy_scores(ax, np.array([0.0, 1.0, -30.0, np.nan]), 5.0)
+    assert ax.get_legend_handles_labels()[1] == ["1 outliers"]
+
+
+def test_force_components_are_densities_by_element(ax):
+    plotting.plot_force_distribution(ax, np.array([-1.0, 0.0, 1.0]), {"H": np.array([1.0, 3.0])})
+    np.testing.assert_allclose(ax.patches[0].get_data().values, [0.25, 0.75])
+
+
+def test_coverage_names_both_sets(ax):
+    plotting.plot_coverage(ax, np.arange(3.0), np.arange(9.0), "volume / Å³")
+    assert ax.get_legend_handles_labels()[1] == ["sampled, 9 frames", "labelled, 3 frames"]
+
+
 def test_svg_is_one_element_in_the_colour_of_the_page_with_identifiers_of_its_own(ax):
     plotting.plot_rmse(ax, np.arange(3), np.array([3.0, 2.0, 1.0]), None)
     svg = plotting.to_svg(ax.figure, "rmse")

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from aiida import orm
 
+from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, provenance, render
 from aiida_mlfinetune.report.graph import owner
 from tests.report import synthetic
@@ -82,6 +83,7 @@ def test_every_section_that_has_something_to_show_is_there(page):
         "training",
         "sampling",
         "labels",
+        "quality-of-the-labels",
         "dynamics",
         "provenance",
         "processes",
@@ -114,6 +116,25 @@ def test_provenance_is_a_tree_of_text_where_graphviz_is_missing(run, monkeypatch
 
 def test_a_result_leads_to_the_report_of_its_run(run):
     assert owner(run.density) == run.top
+
+
+def test_a_labelling_shows_the_quality_of_its_labels(run):
+    html = render(collect(run.labelled))
+    assert 'id="quality-of-the-labels"' in html
+    assert "net force of a frame / (meV/Å)" in html
+    assert "robust score of the energy" in html
+    checker = Checker()
+    checker.feed(html)
+    assert not checker.open
+    assert len(checker.ids) == len(set(checker.ids)), "identifiers of two figures clash"
+
+
+def test_a_dataset_shows_its_levels_against_each_other(aiida_profile):
+    node = DatasetData(synthetic.frames(12, (synthetic.TARGET, synthetic.MODEL))).store()
+    html = render(collect(node))
+    assert f"{synthetic.MODEL} minus {synthetic.TARGET}, 12 frames" in html
+    assert "force component / (meV/Å)" in html
+    assert "independent errors of" in html
 
 
 def test_data_without_a_process_is_refused(aiida_profile):

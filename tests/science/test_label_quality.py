@@ -68,8 +68,9 @@ def test_noise_of_forces_is_recovered_from_the_net_forces():
     found = net_forces(frames, noisy)
     assert found.per_component == pytest.approx(20, rel=0.05)
     warnings = quality_warnings(assess_labels(frames.without_level(KEY).with_labels(noisy), KEY))
-    assert any(text.startswith("the net force averages") and "meV/Å" in text for text in warnings)
-    assert quality_warnings(assess_labels(frames, KEY)) == []
+    assert list(warnings) == ["net_force"]
+    assert "meV/Å in each force component" in warnings["net_force"]
+    assert quality_warnings(assess_labels(frames, KEY)) == {}
 
 
 def test_scores_of_energies_by_hand():
@@ -107,10 +108,11 @@ def test_planted_faults_are_named_by_their_frames():
     quality = assess_labels(frames, KEY)
     assert quality.energies.outliers == (17, 4)
     assert quality.duplicates.equal == ((2, 30),)
-    outliers, duplicates = quality_warnings(quality)
-    assert outliers.startswith("2 energies are outliers")
-    assert "frames 17 (-" in outliers
-    assert "1 frames are equal to others (such as frames 2, 30)" in duplicates
+    warnings = quality_warnings(quality)
+    assert list(warnings) == ["energy_outliers", "duplicate_frames"]
+    assert warnings["energy_outliers"].startswith("2 energies are outliers")
+    assert "frames 17 (-" in warnings["energy_outliers"]
+    assert "1 frames are equal to others (such as frames 2, 30)" in warnings["duplicate_frames"]
 
 
 def test_frames_without_labels_are_not_judged_and_indices_are_those_of_the_whole_set():
