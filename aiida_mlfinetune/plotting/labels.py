@@ -81,9 +81,8 @@ def plot_coverage(ax: Axes, labelled: FloatArray, sampled: FloatArray, label: st
     one, two = np.asarray(labelled, dtype=np.float64), np.asarray(sampled, dtype=np.float64)
     bins = _bins(np.concatenate([one, two]))
     ax.hist(two, bins=bins, density=True, color=INK, alpha=0.35, label=f"sampled, {len(two)} frames")
-    ax.hist(
-        one, bins=bins, density=True, histtype="step", color=PALETTE[1], linewidth=1.6, label=f"labelled, {len(one)} frames"
-    )
+    name = f"labelled, {len(one)} frames"
+    ax.hist(one, bins=bins, density=True, histtype="step", color=PALETTE[1], linewidth=1.6, label=name)
     ax.set_xlabel(label)
     ax.set_ylabel("density")
     add_legend(ax)
