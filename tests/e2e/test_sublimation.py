@@ -36,11 +36,15 @@ DRY_ICE = {
     "pressure_bar": 1,
     "overrides": {
         "foundation": None,
-        "sampling_crystal": {"md": {"n_steps": 160, "stride": 2}, "selection": {"n_frames": 24}},
+        # Without a foundation, a crystal collapses that was not trained on dense frames.
+        "sampling_crystal": {
+            "md": {"n_steps": 160, "stride": 2},
+            "selection": {"n_frames": 40, "volume_range": [0.7, 1.15]},
+        },
         "sampling_gas": {"md": {"n_steps": 100, "stride": 2}, "selection": {"n_frames": 12}},
         "labelling": {"level": "gfn1-xtb"},
         "training": {"split": {"valid": 4, "test": 4, "seed": 1}, "parameters": {"max_num_epochs": 100}},
-        "dynamics_crystal": SHORT_DYNAMICS,
+        "dynamics_crystal": {"parameters": {"n_steps": 400, "stride": 5, "barostat_tau_fs": 400.0}},
         "dynamics_gas": SHORT_DYNAMICS,
     },
 }
