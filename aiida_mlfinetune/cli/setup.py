@@ -96,6 +96,7 @@ def _ensure_profile(name: str | None, messages: list[str]) -> Profile:
     )
     config.set_option("runner.poll.interval", 1, scope=wanted)
     config.set_option("caching.default_enabled", True, scope=wanted)
+    config.set_option("daemon.timeout", 30, scope=wanted)  # 2 s are too short to stop workers on a busy machine
     config.set_default_profile(wanted, overwrite=config.default_profile_name is None)
     config.store()
     messages.append(f"profile {wanted}: made in {config.dirpath} (SQLite, ZeroMQ broker, caching on)")
