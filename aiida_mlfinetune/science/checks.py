@@ -19,6 +19,8 @@ MIN_DISTANCE_A = 0.5
 """No two atoms, periodic images included, may be closer than this (angstrom)."""
 FLAT_CELL = 1e-3
 """A cell is flat if the volume of its periodic vectors is less than this part of the product of their lengths."""
+PAIRS_AT_A_TIME = 200_000
+"""Pairs of atoms that are looked at together, where many frames are."""
 PAIRS_LIMIT = 1000
 """Frames of more atoms than this are searched with a neighbour list instead of all pairs."""
 
@@ -52,7 +54,7 @@ def check_frames(frames: Frames, minimum: float = MIN_DISTANCE_A) -> None:
     Raises:
         FramesError: names the frame, the atoms or the cell, and the remedy.
     """
-    for index in range(len(frames)):
+    for index in _suspects(frames, minimum):
         own = frames.slice(index)
         try:
             _check_one(frames.numbers[own], frames.positions[own], frames.cells[index], frames.pbc[index], minimum)
@@ -160,6 +162,38 @@ def _problem(check: Callable[..., None], subject: Atoms | Frames, minimum: float
     except FramesError as error:
         return str(error)
     return None
+
+
+def _suspects(frames: Frames, minimum: float) -> list[int]:
+    """Return the frames, in order, that a look at many frames at once does not clear of all faults."""
+    groups: dict[tuple[bytes, int], list[int]] = {}
+    for index, size in enumerate(frames.n_atoms.tolist()):
+        groups.setdefault((frames.pbc[index].tobytes(), size), []).append(index)
+    suspects: list[int] = []
+    for (_, n_atoms), members in groups.items():
+        pbc = frames.pbc[members[0]]
+        if pbc.any() != pbc.all() or not 1 < n_atoms <= PAIRS_LIMIT:
+            suspects += members
+            continue
+        first, second = np.triu_indices(n_atoms, 1)
+        count = max(1, PAIRS_AT_A_TIME // len(first))
+        for start in range(0, len(members), count):
+            part = np.array(members[start : start + count])
+            positions = frames.positions[frames.offsets[part][:, None] + np.arange(n_atoms)]
+            cells = frames.cells[part]
+            clear = np.isfinite(positions).all(axis=(1, 2)) & np.isfinite(cells).all(axis=(1, 2))
+            if pbc.all():
+                volumes = np.abs(np.linalg.det(np.where(clear[:, None, None], cells, np.eye(3))))
+                sizes = np.linalg.norm(cells, axis=2).prod(axis=1)
+                clear &= (sizes > 0) & (volumes > 2 * FLAT_CELL * sizes)
+                inverse = np.linalg.inv(np.where(clear[:, None, None], cells, np.eye(3)))
+                clear &= (1.0 / np.linalg.norm(inverse, axis=1)).min(axis=1) > 2 * minimum
+            vectors = positions[:, first] - positions[:, second]
+            if pbc.all():
+                vectors -= np.round(vectors @ inverse) @ np.where(clear[:, None, None], cells, np.eye(3))
+            nearest = np.einsum("mpk,mpk->mp", vectors, vectors).min(axis=1)
+            suspects += part[~(clear & (nearest >= minimum**2 * (1 + 1e-9)))].tolist()
+    return sorted(suspects)
 
 
 def _check_one(numbers: NDArray[Any], positions: FloatArray, cell: FloatArray, pbc: BoolArray, minimum: float) -> None:

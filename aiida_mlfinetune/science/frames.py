@@ -261,12 +261,18 @@ class Frames:
 
     def content_hashes(self) -> list[str]:
         """Return a hash of species, positions, cell and periodicity of each frame (not of its labels)."""
+        numbers, positions, cells, pbc = (
+            memoryview(_canonical_bytes(array)) for array in (self.numbers, self.positions, self.cells, self.pbc)
+        )
+        atom, frame = (2, 24), (72, 3)  # bytes of number and position, and of cell and periodicity
         hashes = []
+        bounds = self.offsets.tolist()
         for index in range(len(self)):
-            own = self.slice(index)
-            digest = hashlib.sha256()
-            for array in (self.numbers[own], self.positions[own], self.cells[index], self.pbc[index]):
-                digest.update(_canonical_bytes(array))
+            start, end = bounds[index], bounds[index + 1]
+            digest = hashlib.sha256(numbers[atom[0] * start : atom[0] * end])
+            digest.update(positions[atom[1] * start : atom[1] * end])
+            digest.update(cells[frame[0] * index : frame[0] * (index + 1)])
+            digest.update(pbc[frame[1] * index : frame[1] * (index + 1)])
             hashes.append(digest.hexdigest()[:32])
         return hashes
 

@@ -130,3 +130,23 @@ def test_a_set_without_forces_is_refused(plain_frames):
     frames = plain_frames.with_labels(Labels.build(PBE, plain_frames.offsets, np.zeros(len(plain_frames))))
     with pytest.raises(LabelsError, match="no frame has forces at level 'pbe-d3/vasp'"):
         checks.check_has_forces(frames, PBE.key)
+
+
+def test_faults_among_many_frames_are_those_found_one_by_one():
+    rng = np.random.default_rng(1)
+    images = []
+    for number in range(300):
+        cell = np.diag(rng.uniform(0.8, 6, 3)) @ (np.eye(3) + np.tril(rng.uniform(-1, 1, (3, 3)), -1))
+        if number % 50 == 0:
+            cell[1] = cell[0]
+        pbc = (True, False, (True, False, True))[number % 3]
+        images.append(Atoms("H3", positions=rng.uniform(-4, 4, (3, 3)), cell=cell, pbc=pbc))
+    faulty = [number for number, image in enumerate(images) if checks.structure_problem(image) is not None]
+    assert 10 < len(faulty) < 200
+    found = []
+    left = list(range(len(images)))
+    while (problem := checks.frames_problem(Frames.from_atoms([images[number] for number in left]))) is not None:
+        place = int(problem.removeprefix("frame ").split(":")[0])
+        found.append(left[place])
+        left = left[place + 1 :]
+    assert found == faulty
