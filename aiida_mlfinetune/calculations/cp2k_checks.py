@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aiida_mlfinetune.calculations.cp2k_cells import cells_problem
+from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, settle_level
 from aiida_mlfinetune.science.frames import Frames
 
 NAMES_FILENAME = "cp2k_names.json"
@@ -33,6 +33,15 @@ def level_problem(spec: Mapping[str, Any], frames: Frames) -> str | None:
     """Return why CP2K could not label ``frames`` at a level, or None: elements, basis sets, potentials, cells."""
     periodic = frames.pbc.all(axis=1)
     return kinds_problem(spec, frames.elements) or cells_problem(spec, frames.cells[periodic], np.flatnonzero(periodic))
+
+
+def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
+    """Return the level with the exact-exchange radius and the k-points that hold for all of ``frames``.
+
+    Raises:
+        StudyError: cells that are too small for exact exchange.
+    """
+    return settle_level(spec, frames.cells[frames.pbc.all(axis=1)])
 
 
 def kinds_problem(spec: Mapping[str, Any], elements: Iterable[str]) -> str | None:
