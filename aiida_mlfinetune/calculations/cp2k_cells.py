@@ -143,6 +143,8 @@ def _use_mesh(dft: dict[str, Any], mesh: list[int]) -> None:
         "SYMMETRY": False,
         "PARALLEL_GROUP_SIZE": -1,
     }
+    dft.setdefault("QS", {})["EXTRAPOLATION"] = "USE_PREV_P"  # wavefunctions are not carried over with k-points
+    dft["QS"].pop("EXTRAPOLATION_ORDER", None)
     scf = dft.setdefault("SCF", {})
     if scf.pop("OT", None) is not None:
         scf.pop("OUTER_SCF", None)
