@@ -19,6 +19,7 @@ COMMANDS = {
     "setup": "aiida_mlfinetune.cli.setup:setup",
     "demo": "aiida_mlfinetune.cli.demo:demo",
     "run": "aiida_mlfinetune.cli.run:run",
+    "plan": "aiida_mlfinetune.cli.plan:plan",
     "status": "aiida_mlfinetune.cli.status:status",
     "report": "aiida_mlfinetune.cli.report:report",
     "dataset": "aiida_mlfinetune.cli.dataset:dataset",
@@ -60,6 +61,7 @@ def main() -> None:
       aiida-mlfinetune setup            finds or makes an AiiDA profile and the codes
       aiida-mlfinetune demo             the whole chain for a small ice crystal, in some ten minutes
       aiida-mlfinetune run STUDY.yaml   the same for a crystal of your own
+      aiida-mlfinetune plan DATASET     what labelling a set of frames costs, before paying for it
       aiida-mlfinetune status PK        how far a run is
       aiida-mlfinetune report PK        its results as one HTML page
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiida_mlfinetune.data.model import MaceModelData
 
-__all__ = ("read_crystal", "study_builder")
+__all__ = ("quiet", "read_crystal", "study_builder")
 
 
 def study_builder(study: Study) -> ProcessBuilder:
@@ -34,7 +34,7 @@ def study_builder(study: Study) -> ProcessBuilder:
         "pressure_bar": study.pressure_bar,
         "foundation": None if study.foundation is None else _foundation(study.foundation),
     }
-    with _quiet():
+    with quiet():
         builder = chain.get_builder_from_protocol(
             cp2k_code=_code(study, "cp2k"),
             python_code=_code(study, "python"),
@@ -49,7 +49,7 @@ def study_builder(study: Study) -> ProcessBuilder:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back AiiDA's reports while the context lasts: the commands say themselves what a builder will do."""
     logger = logging.getLogger("aiida")
     before = logger.level

@@ -6,24 +6,30 @@ Stand-alone: needs numpy, ASE and the calculator only. Run as ``python ase_label
 and ``pbc``.
 
 ``labels`` gets one JSON object a line, as soon as it is known: first ``code`` and ``code_version``, or ``refused`` if
-the calculator cannot be made; then for each frame, in order, ``energy`` (eV), ``forces`` (eV/A) and ``stress`` (3 x 3,
-eV/A^3, positive = tensile; null where the frame is not periodic in three directions or the calculator has none), or
-``error``. A job that is killed keeps the lines that it wrote.
+the calculator cannot be made; then for each frame, in order, its ``index``, and ``energy`` (eV), ``forces`` (eV/A) and
+``stress`` (3 x 3, eV/A^3, positive = tensile; null where the frame is not periodic in three directions or the
+calculator has none), or ``error``; and what it cost: ``seconds``, ``elapsed_s`` (since the program began),
+``peak_memory_MiB`` and ``threads`` (OMP_NUM_THREADS, or all cores). A job that is killed keeps the lines it wrote.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import resource
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
+START = time.monotonic()
+
+import numpy as np  # noqa: E402 - the clock starts before the slow imports
+from ase import Atoms  # noqa: E402
+from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
 
 
 def read_frames(path: str | Path) -> Iterator[Atoms]:
@@ -72,6 +78,18 @@ def label(atoms: Atoms, calculator: Any, energy_kind: str) -> dict[str, Any]:
     return {"energy": float(energy), "forces": atoms.get_forces().tolist(), "stress": stress}
 
 
+def costs(begin: float) -> dict[str, Any]:
+    """Return what the frame that was begun at ``begin`` cost, and the program so far."""
+    now = time.monotonic()
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": round(now - begin, 6),
+        "elapsed_s": round(now - START, 6),
+        "peak_memory_MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+    }
+
+
 def main(path: str) -> int:
     """Run the job that the JSON file at ``path`` describes."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -87,12 +105,13 @@ def main(path: str) -> int:
             write({"refused": f"{type(error).__name__}: {error}"})
             return 1
         write(code)
-        for atoms in read_frames(job["frames"]):
+        for index, atoms in enumerate(read_frames(job["frames"])):
+            begin = time.monotonic()
             try:
                 record = label(atoms, calculator, job["energy"])
             except Exception as error:  # noqa: BLE001 - one frame that fails must not stop the others
                 record = {"error": f"{type(error).__name__}: {error}"}
-            write(record)
+            write({"index": index, **record, **costs(begin)})
     return 0
 
 
