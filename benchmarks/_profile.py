@@ -12,11 +12,15 @@ from pathlib import Path
 from aiida import load_profile, orm
 from aiida.manage.configuration import create_profile, get_config
 from aiida.manage.configuration.settings import AiiDAConfigDir
+from aiida.plugins import BrokerFactory
 
 
 @contextmanager
-def temporary_profile() -> Iterator[Path]:
-    """Make and load a profile (SQLite, files) in a temporary folder, yield the folder, and remove both."""
+def temporary_profile(broker: str | None = None) -> Iterator[Path]:
+    """Make and load a profile (SQLite, files) in a temporary folder, yield the folder, and remove both.
+
+    A ``broker``, such as ``core.zeromq``, is for runs by a daemon.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         AiiDAConfigDir.set(folder / ".aiida")
@@ -26,6 +30,8 @@ def temporary_profile() -> Iterator[Path]:
             email="aiida@localhost",
             storage_backend="core.sqlite_dos",
             storage_config={"filepath": str(folder / "storage")},
+            broker_backend=broker,
+            broker_config=None if broker is None else BrokerFactory(broker).get_default_config(),
         )
         # Without a broker a work chain asks every 60 seconds whether its jobs are done.
         get_config().set_option("runner.poll.interval", 1)

@@ -64,7 +64,7 @@ def _result(misc: dict[str, Any], frames: Frames, index: int, kind: EnergyKind) 
     if frames.pbc[index].all() and stress is None:
         lacking.append("stress")
     if lacking or energy is None or sorted_forces is None:
-        return FrameFailure(f"vasprun.xml lacks {' and '.join(lacking)}: it was cut off", retry=False)
+        return FrameFailure(f"vasprun.xml lacks {' and '.join(lacking)}: it was not written to its end", retry=True)
     forces = np.empty_like(sorted_forces)
     forces[species_order(frames.numbers[own])] = sorted_forces
     return FrameLabel(energy, forces, stress)

@@ -48,7 +48,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             "level",
             valid_type=orm.Dict,
             validator=validate_level,
-            help="Level of theory: `key` of the labels, `engine` (cp2k or ase), and what that engine needs.",
+            help="Level of theory: `key` of the labels, `engine` (cp2k, ase or vasp), and what that engine needs.",
         )
         for name, default, text in (
             ("frames_per_job", 100, "Number of frames of one job, at most."),
@@ -67,7 +67,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             spec.expose_inputs(
                 engine.calculation,
                 namespace=engine.namespace,
-                exclude=("dataset", "level"),
+                exclude=("dataset", "level", "max_concurrent"),
                 namespace_options={"required": False, "populate_defaults": False},
             )
             spec.inputs[engine.namespace].dynamic = False
@@ -132,9 +132,12 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         namespace = builder[engine.namespace]
         namespace.code = code
         scheduler = merge(inputs["metadata"]["options"], options or {}, {""}, "options")
-        if engine.name == "cp2k":
+        if engine.name in {"cp2k", "vasp"}:
             scheduler.setdefault("withmpi", _processes(scheduler) > 1)
-        namespace.metadata.options = scheduler
+        if "options" in engine.calculation.spec().inputs:
+            namespace.options = orm.Dict(scheduler)
+        else:
+            namespace.metadata.options = scheduler
         if model is not None:
             if "model" not in engine.calculation.spec().inputs:
                 raise StudyError(f"level {spec['key']!r} is computed by engine {engine.name!r}, which takes no model")
@@ -144,6 +147,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             if problem := _dataset_problem(dataset, spec):
                 raise StudyError(problem)
             builder.dataset = dataset
+            if engine.own_queue and (problem := engine.problem({"dataset": dataset, "level": builder.level})):
+                raise StudyError(problem)
             count = f"{dataset.n_frames}"
         AIIDA_LOGGER.report(
             f"labelling: {count} frames at {spec['key']!r} with {engine.name}, {inputs['frames_per_job']} a job"
@@ -158,7 +163,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
     def prepare(self) -> None:
         """Sort the frames into batches."""
         mixed = orm.Bool(self.engine.mixes_compositions)
-        batches = make_batches(self.inputs.dataset, self.inputs.frames_per_job, mixed)
+        size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
+        batches = make_batches(self.inputs.dataset, size, mixed)
         self.ctx.queue = [(batches[name], 1) for name in sorted(batches)]
         self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0
 
@@ -175,6 +181,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         for batch, _ in self.ctx.running:
             inputs = AttributeDict(self.exposed_inputs(engine.calculation, engine.namespace))
             inputs.update(dataset=batch, level=self.inputs.level)
+            if engine.own_queue:
+                inputs.max_concurrent = self.inputs.max_concurrent
             inputs.metadata.call_link_label = f"{BATCH}{self.ctx.submitted:04d}"
             self.ctx.submitted += 1
             node = self.submit(engine.calculation, **inputs)

@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiida.engine import CalcJob
+from aiida.engine import Process
 
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
+from aiida_mlfinetune.calculations.vasp_input import check_vasp_level
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain, vasp_inputs_problem
 from aiida_mlfinetune.workchains.protocols.ase_levels import available_ase_levels, load_ase_level
 from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level
+from aiida_mlfinetune.workchains.protocols.vasp_levels import available_vasp_levels, load_vasp_level
 
 
 @dataclass(frozen=True)
@@ -28,22 +31,24 @@ class Engine:
     Attributes:
         name: value of ``engine`` in a level.
         namespace: of the work chain's inputs that holds code and options.
-        calculation: the CalcJob of one batch.
+        calculation: the CalcJob, or the work chain, of one batch.
         check: raises ``StudyError`` on a level that is not one for this engine.
         problem: returns why the inputs of a job do not fit together, or None.
         available: returns a line on each of the engine's levels by name.
         load: returns the level of a name with overrides laid over it.
         mixes_compositions: whether one job takes frames of several compositions.
+        own_queue: whether the process takes all frames at once, with the input ``max_concurrent``, and queues them.
     """
 
     name: str
     namespace: str
-    calculation: type[CalcJob]
+    calculation: type[Process]
     check: Callable[[Mapping[str, Any]], None]
     problem: Callable[[Mapping[str, Any]], str | None]
     available: Callable[[], dict[str, str]]
     load: Callable[[str, Mapping[str, Any] | None], dict[str, Any]]
     mixes_compositions: bool = False
+    own_queue: bool = False
 
 
 CP2K = Engine("cp2k", "cp2k", Cp2kLabelCalculation, check_level, cp2k_inputs_problem, available_levels, load_level)
@@ -57,7 +62,18 @@ ASE = Engine(
     load_ase_level,
     mixes_compositions=True,
 )
-ENGINES = {engine.name: engine for engine in (CP2K, ASE)}
+VASP = Engine(
+    "vasp",
+    "vasp",
+    VaspLabelWorkChain,
+    check_vasp_level,
+    vasp_inputs_problem,
+    available_vasp_levels,
+    load_vasp_level,
+    mixes_compositions=True,
+    own_queue=True,
+)
+ENGINES = {engine.name: engine for engine in (CP2K, ASE, VASP)}
 
 
 def engine_of(level: Mapping[str, Any]) -> Engine:

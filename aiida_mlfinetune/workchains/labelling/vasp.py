@@ -187,6 +187,9 @@ class VaspLabelWorkChain(ProtocolMixin, RefillingWorkChain):
         for name, node in results.items():
             self.out(name, node)
         failed = results["failed"].get_dict()
+        for index, entry in failed.items():
+            if entry["retry"] and misc_name(int(index)) in miscs:
+                _distrust(children[_label(int(index))])
         again = [entry["reason"] for entry in failed.values() if entry["retry"]]
         if again:
             return self.exit_codes.ERROR_INTERRUPTED.format(count=len(again), total=total, reason=again[0])
@@ -253,6 +256,12 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
 
 def _label(index: int) -> str:
     return f"{FRAME}{index:06d}"
+
+
+def _distrust(child: orm.ProcessNode) -> None:
+    """Keep the jobs of a frame, which ended well but for an incomplete file, from being taken from the cache."""
+    for job in child.called:
+        job.base.caching.is_valid_cache = False
 
 
 def _reason(child: orm.ProcessNode) -> str:
