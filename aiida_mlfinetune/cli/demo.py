@@ -107,6 +107,11 @@ def show_results(node: WorkChainNode, console: Console, report: Path, seconds: f
     console.print()
     for name in RESULTS:
         console.print(str(node.outputs[name]), style="bold", highlight=False)
+    console.print(
+        "Errors are those of averages over time with this model; how far it is from its labels stands in the report.",
+        style="dim",
+        highlight=False,
+    )
     with RunningJobs() as jobs:
         view = Watcher(jobs).view(node)
     cached = view.count(State.CACHED)

@@ -21,29 +21,29 @@ GENICE_NAMES = {"Ih": "1h", "Ic": "1c", "II": "2", "III": "3", "VI": "6", "IX": 
 REPETITIONS = {"VI": (1, 1, 2)}
 
 
-def ice(name: str, seed: int) -> Atoms:
+def ice(name: str, seed: int, *, small: bool = False) -> Atoms:
     """Return a cell of 8 to 20 molecules of an ice with random protons (ordered for II, VIII and IX).
 
     GFN1-xTB is used at the Gamma point, where a cell edge of 4.4 A costs 30 meV a molecule and one of 6.4 A about 1:
-    all edges here are longer than 6 A.
+    all edges here are longer than 6 A, but for the ``small`` cells of ices VI and VIII, which are for the model alone.
     """
     if name == "VIII":
-        return ice_viii()
+        return ice_viii(small=small)
     logging.disable(logging.CRITICAL)
     from genice2.genice import GenIce
     from genice2.plugin import Format, Lattice, Molecule
 
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - GenIce draws from the legacy generator
-    lattice = GenIce(Lattice(GENICE_NAMES[name]), rep=REPETITIONS.get(name, (1, 1, 1)))
+    lattice = GenIce(Lattice(GENICE_NAMES[name]), rep=(1, 1, 1) if small else REPETITIONS.get(name, (1, 1, 1)))
     text = lattice.generate_ice(formatter=Format("gromacs"), water=Molecule("tip3p"))
     logging.disable(logging.NOTSET)
     atoms = read(io.StringIO(text), format="gromacs")
     return Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
-def ice_viii() -> Atoms:
-    """Return ice VIII, 16 molecules: I4_1/amd, Kuhs et al., J. Chem. Phys. 81, 3612 (1984), at 2.4 GPa."""
+def ice_viii(*, small: bool = False) -> Atoms:
+    """Return ice VIII, 16 or 8 molecules: I4_1/amd, Kuhs et al., J. Chem. Phys. 81, 3612 (1984), at 2.4 GPa."""
     tetragonal = crystal(
         ("O", "H"),
         basis=[(0.0, 0.25, 0.1071), (0.0, 0.4157, 0.1935)],
@@ -51,7 +51,7 @@ def ice_viii() -> Atoms:
         setting=2,
         cellpar=[4.656, 4.656, 6.775, 90, 90, 90],
     )
-    return make_supercell(tetragonal, [[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
+    return tetragonal if small else make_supercell(tetragonal, [[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
 
 
 def liquid(n_molecules: int, density: float, seed: int) -> Atoms:
