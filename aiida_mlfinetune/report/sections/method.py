@@ -18,7 +18,7 @@ SUBLIMATION = (
     "H(crystal) is the mean of potential energy and pressure times volume per molecule; H(gas) that of the potential "
     "energy of one molecule plus kT for the ideal gas. Nuclei are classical where the conditions say so: the kinetic "
     "energies of crystal and gas are then equal and cancel, and quantum effects of the nuclei are not in the number. "
-    "Errors are those of averages over time with this model; how far the model is from its labels is said under Training."
+    "Errors are those of averages over time with this model; how far it is from its labels is said under Training."
 )
 FOUNDATION = (
     "The model was fine-tuned from a foundation model. The foundation ice-xtb of this package knows H and O only and "
