@@ -173,12 +173,8 @@ class AseLabelCalculation(CalcJob):
         spec.exit_code(
             312, "ERROR_NO_FRAME_LABELLED", message="The calculator failed for all of {total} frames: {reason}"
         )
-        spec.exit_code(
-            410,
-            "ERROR_INTERRUPTED",
-            message="The job ended early, after {done} of {total} frames.",
-            invalidates_cache=True,
-        )
+        # What it finished need not be done again: it stays in the cache, so that a rerun does only the rest.
+        spec.exit_code(410, "ERROR_INTERRUPTED", message="The job ended early, after {done} of {total} frames.")
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:
         """Write frames, program and its input."""

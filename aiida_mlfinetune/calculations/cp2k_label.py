@@ -14,7 +14,9 @@ from aiida_cp2k.utils import Cp2kInput
 
 from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
 from aiida_mlfinetune.calculations.codes import CP2K_PLUGINS, validate_program
+from aiida_mlfinetune.calculations.cp2k_checks import level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
+from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.checks import frames_problem
@@ -33,6 +35,16 @@ def validate_level(level: orm.Dict | None, _: Any) -> str | None:
     return None
 
 
+def validate_convergence(rung: orm.Dict | None, _: Any) -> str | None:
+    """Check that only aids to convergence are changed."""
+    try:
+        if rung is not None:
+            check_cp2k_rung(rung.get_dict())
+    except MlFinetuneError as error:
+        return str(error)
+    return None
+
+
 def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
     """Check that all frames fit into one job, and that each can be computed."""
     if dataset is None:
@@ -41,10 +53,29 @@ def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
 
 
 def cp2k_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with inputs that do not fit together: level and dataset."""
-    if "dataset" in inputs and "level" in inputs and inputs["level"]["key"] in inputs["dataset"].levels:
-        return f"the dataset has labels at level {inputs['level']['key']!r} already: drop them, or use another key"
-    return None
+    """Return what is wrong with inputs that do not fit together: level, dataset, and the resources of the job."""
+    if "level" not in inputs:
+        return None
+    spec = inputs["level"].get_dict()
+    if "dataset" in inputs:
+        if spec["key"] in inputs["dataset"].levels:
+            return f"the dataset has labels at level {spec['key']!r} already: drop them, or use another key"
+        if problem := level_problem(spec, inputs["dataset"].frames):
+            return problem
+    return ranks_problem(spec, _mpi_processes(inputs)) if "code" in inputs else None
+
+
+def _mpi_processes(inputs: Mapping[str, Any]) -> int:
+    """Return the number of MPI processes that a job will have, with what AiiDA fills in."""
+    code, options = inputs["code"], inputs.get("metadata", {}).get("options", {})
+    with_mpi = code.with_mpi if code.with_mpi is not None else options.get("withmpi", False)
+    resources = options.get("resources", {})
+    if not with_mpi:
+        return 1
+    if total := resources.get("tot_num_mpiprocs"):
+        return int(total)
+    per_machine = resources.get("num_mpiprocs_per_machine") or code.computer.get_default_mpiprocs_per_machine() or 1
+    return int(resources.get("num_machines", 1)) * int(per_machine)
 
 
 def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:
@@ -101,6 +132,14 @@ class Cp2kLabelCalculation(Cp2kCalculation):
             validator=validate_level,
             help="Level of theory: engine 'cp2k', a key for the labels, and CP2K sections in upper case.",
         )
+        spec.input(
+            "convergence",
+            valid_type=orm.Dict,
+            validator=validate_convergence,
+            required=False,
+            help="For frames that did not converge otherwise: `name` of the rung of the ladder, and `parameters`, aids "
+            "to convergence that are laid over the level's.",
+        )
         spec.output(
             "dataset",
             valid_type=DatasetData,
@@ -111,7 +150,8 @@ class Cp2kLabelCalculation(Cp2kCalculation):
             "failed",
             valid_type=orm.Dict,
             required=False,
-            help="By index in the input dataset: `reason`, and `retry`: whether another job may succeed.",
+            help="By index in the input dataset: `reason`, `retry`: whether another job may succeed, and `climb`: "
+            "true if it needs more help to converge.",
         )
         spec.outputs["output_parameters"].required = False
         spec.outputs.dynamic = False
@@ -131,25 +171,17 @@ class Cp2kLabelCalculation(Cp2kCalculation):
             "ERROR_NO_FRAME_CONVERGED",
             message="Of {total} frames none converged. Raise MAX_SCF, or change the minimiser.",
         )
-        spec.exit_code(
-            400,
-            "ERROR_OUT_OF_WALLTIME",
-            message="CP2K ran out of time after {done} of {total} frames.",
-            invalidates_cache=True,
-        )
-        spec.exit_code(
-            410,
-            "ERROR_INTERRUPTED",
-            message="CP2K ended early, after {done} of {total} frames.",
-            invalidates_cache=True,
-        )
+        # What these two finished need not be done again: they stay in the cache, so that a rerun does only the rest.
+        spec.exit_code(400, "ERROR_OUT_OF_WALLTIME", message="CP2K ran out of time after {done} of {total} frames.")
+        spec.exit_code(410, "ERROR_INTERRUPTED", message="CP2K ended early, after {done} of {total} frames.")
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:
         """Write input, first frame, trajectory and cells."""
         spec, frames = self.inputs.level.get_dict(), self.inputs.dataset.frames
         limit = self.inputs.metadata.options.get("max_wallclock_seconds")
         walltime = None if limit is None else max(1, int(limit * SHARE_OF_WALLTIME))
-        tree = reftraj.reftraj_input(spec, frames, walltime)
+        convergence = self.inputs.convergence["parameters"] if "convergence" in self.inputs else None
+        tree = reftraj.reftraj_input(spec, frames, walltime, convergence)
         positions = reftraj.coordinates(spec, frames)
         files = {
             self.inputs.metadata.options.input_filename: Cp2kInput(tree).render(),

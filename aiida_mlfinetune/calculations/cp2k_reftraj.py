@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from aiida_mlfinetune.calculations.cp2k_input import force_eval, vacuum_edge_A
+from aiida_mlfinetune.calculations.cp2k_input import force_eval, lay_over, vacuum_edge_A
 from aiida_mlfinetune.science.frames import Frames
 
 COORDINATES_FILENAME = "first.xyz"
@@ -35,14 +35,19 @@ def check_batch(frames: Frames) -> str | None:
     return None
 
 
-def reftraj_input(spec: Mapping[str, Any], frames: Frames, walltime_s: int | None = None) -> dict[str, Any]:
+def reftraj_input(
+    spec: Mapping[str, Any],
+    frames: Frames,
+    walltime_s: int | None = None,
+    convergence: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the whole CP2K input for a batch that passes ``check_batch``.
 
     Energies, forces and (for crystals) the stress of each frame go to standard output. ``walltime_s`` makes CP2K end
-    regularly after that many seconds.
+    regularly after that many seconds; ``convergence`` is laid over the FORCE_EVAL section of the level.
     """
     periodic = bool(frames.pbc.all())
-    tree = force_eval(spec, frames.elements, periodic)
+    tree = lay_over(force_eval(spec, frames.elements, periodic), convergence or {})
     scheme = tree.setdefault("DFT", {}).setdefault("QS", {})
     if scheme.get("EXTRAPOLATION", "ASPC") == "ASPC":
         # Frames drawn from a trajectory do not follow each other smoothly. revPBE of 3 H2O, 10 fs apart, in time / in

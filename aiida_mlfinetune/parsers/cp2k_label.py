@@ -8,7 +8,7 @@ from aiida import orm
 from aiida.engine import ExitCode
 from aiida.parsers import Parser
 
-from aiida_mlfinetune.calculations.cp2k_input import level_metadata
+from aiida_mlfinetune.calculations.cp2k_input import has_stress, level_metadata
 from aiida_mlfinetune.parsers.label_results import (
     NOT_REACHED,
     FrameFailure,
@@ -18,7 +18,7 @@ from aiida_mlfinetune.parsers.label_results import (
 )
 from aiida_mlfinetune.parsers.raw.cp2k_reftraj import EvaluatedFrame, ReftrajOutput, parse_reftraj
 
-UNCONVERGED = FrameFailure("the SCF cycle did not converge", retry=False)
+UNCONVERGED = FrameFailure("the SCF cycle did not converge", retry=False, climb=True)
 
 
 class Cp2kLabelParser(Parser):
@@ -32,9 +32,10 @@ class Cp2kLabelParser(Parser):
         except FileNotFoundError:
             return self.exit_codes.ERROR_OUTPUT_MISSING
         run = parse_reftraj(text, int(frames.n_atoms[0]))
-        results = frame_results(run, len(frames), periodic=bool(frames.pbc.all()))
+        spec = self.node.inputs.level.get_dict()
+        results = frame_results(run, len(frames), stress=bool(frames.pbc.all()) and has_stress(spec))
 
-        level = level_metadata(self.node.inputs.level.get_dict(), run.stdout.version)
+        level = level_metadata(spec, run.stdout.version)
         dataset = labelled_dataset(frames, level, results, self.node.uuid)
         if dataset is not None:
             self.out("dataset", dataset)
@@ -46,6 +47,7 @@ class Cp2kLabelParser(Parser):
                     "code_version": run.stdout.version,
                     "n_frames": len(frames),
                     "n_labelled": 0 if dataset is None else dataset.n_frames,
+                    "rung": self.node.inputs.convergence["name"] if "convergence" in self.node.inputs else "",
                     "scf_steps": [frame.scf_steps for frame in run.frames],
                     "wall_time_s": run.seconds,
                 }
@@ -71,9 +73,9 @@ class Cp2kLabelParser(Parser):
         return None
 
 
-def frame_results(run: ReftrajOutput, total: int, *, periodic: bool) -> list[FrameLabel | FrameFailure]:
-    """Return one result for each of ``total`` frames of a run."""
-    results = [_frame_result(frame, periodic) for frame in run.frames[:total]]
+def frame_results(run: ReftrajOutput, total: int, *, stress: bool) -> list[FrameLabel | FrameFailure]:
+    """Return one result for each of ``total`` frames of a run; ``stress``: whether it belongs to a label."""
+    results = [_frame_result(frame, stress) for frame in run.frames[:total]]
     if run.scf_out_of_time and results and results[-1] == UNCONVERGED:
         results[-1] = NOT_REACHED
     if len(results) < total and run.stdout.abort_message:
@@ -87,12 +89,12 @@ def frame_results(run: ReftrajOutput, total: int, *, periodic: bool) -> list[Fra
     return results + [NOT_REACHED] * (total - len(results))
 
 
-def _frame_result(frame: EvaluatedFrame, periodic: bool) -> FrameLabel | FrameFailure:
+def _frame_result(frame: EvaluatedFrame, stress: bool) -> FrameLabel | FrameFailure:
     if not frame.converged:
         return UNCONVERGED
-    if frame.forces is None or (periodic and frame.stress is None):
+    if frame.forces is None or (stress and frame.stress is None):
         return NOT_REACHED
-    label = FrameLabel(frame.energy, frame.forces, frame.stress if periodic else None)
+    label = FrameLabel(frame.energy, frame.forces, frame.stress if stress else None)
     if not label.finite:
         return FrameFailure("CP2K's energy, forces or stress are not all numbers", retry=False)
     return label

@@ -29,10 +29,17 @@ class FrameLabel:
 
 @dataclass(frozen=True)
 class FrameFailure:
-    """Why a frame has no label, and whether another job may succeed (it was not its fault)."""
+    """Why a frame has no label.
+
+    Attributes:
+        reason: in words.
+        retry: whether another job may succeed as it is (it was not the frame's fault).
+        climb: whether the engine's ladder for frames that do not converge may help.
+    """
 
     reason: str
     retry: bool
+    climb: bool = False
 
 
 NOT_REACHED = FrameFailure("the job ended before this frame was finished", retry=True)
@@ -64,9 +71,12 @@ def labelled_dataset(
 
 
 def failures(results: Sequence[FrameLabel | FrameFailure]) -> Mapping[str, Mapping[str, str | bool]]:
-    """Return ``reason`` and ``retry`` of each frame that failed, by its index as a string (a key of JSON)."""
+    """Return ``reason`` and ``retry`` of each frame that failed, by its index as a string (a key of JSON).
+
+    ``climb`` is there, and true, for a frame that did not converge.
+    """
     return {
-        str(index): {"reason": result.reason, "retry": result.retry}
+        str(index): {"reason": result.reason, "retry": result.retry, **({"climb": True} if result.climb else {})}
         for index, result in enumerate(results)
         if isinstance(result, FrameFailure)
     }

@@ -117,7 +117,9 @@ def test_xtb_crystal(aiida_profile, cp2k_code, tmp_path):
     level = xtb(max_scf=15)
     result = label(cp2k_code, [others[0], stretched, *others[1:]], level)
     assert result.node.is_finished_ok, result.node.exit_message
-    assert result.outputs["failed"].get_dict() == {"1": {"reason": "the SCF cycle did not converge", "retry": False}}
+    assert result.outputs["failed"].get_dict() == {
+        "1": {"reason": "the SCF cycle did not converge", "retry": False, "climb": True}
+    }
     frames = result.outputs["dataset"].frames
     np.testing.assert_array_equal(frames.positions, Frames.from_atoms(others).positions)
     labels = result.labels("gfn1-xtb/cp2k")

@@ -10,7 +10,7 @@ from aiida_mlfinetune.science.batches import batch_indices
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.merging import labelled_indices, transfer_labels
 
-BATCH, LABELLED, FAILED = "batch_", "labelled_", "failed_"
+BATCH, LABELLED, FAILED, RUNG = "batch_", "labelled_", "failed_", "rung_"
 NO_OUTPUT = "its job failed without output; see the process"
 
 
@@ -26,8 +26,18 @@ def make_batches(dataset: DatasetData, frames_per_job: orm.Int, mixed: orm.Bool)
 
 @calcfunction
 def retry_batch(batch: DatasetData, failed: orm.Dict) -> DatasetData:
-    """Return those frames of a batch that failed for a reason that was not their own."""
-    return DatasetData.subset(batch, retried(failed))
+    """Return those frames of a batch that failed for a reason that was not their own.
+
+    If none was finished, the first goes to the end: should it be the one that brings jobs down, the others get labels.
+    """
+    rest = retried(failed)
+    return DatasetData.subset(batch, rest if len(rest) < batch.n_frames else [*rest[1:], rest[0]])
+
+
+@calcfunction
+def climb_ladder(batch: DatasetData, failed: orm.Dict, ladder: orm.List, height: orm.Int) -> dict[str, orm.Data]:
+    """Return ``batch``, the frames of a batch that did not converge, and ``rung`` number ``height`` of the ladder."""
+    return {"batch": DatasetData.subset(batch, unconverged(failed)), "rung": orm.Dict(ladder[height.value])}
 
 
 def retried(failed: orm.Dict) -> list[int]:
@@ -35,14 +45,21 @@ def retried(failed: orm.Dict) -> list[int]:
     return sorted(int(index) for index, entry in failed.get_dict().items() if entry["retry"])
 
 
+def unconverged(failed: orm.Dict) -> list[int]:
+    """Return the indices in a batch of the frames that more help to converge may get a label."""
+    return sorted(int(index) for index, entry in failed.get_dict().items() if entry.get("climb"))
+
+
 @calcfunction
 def collect_labels(dataset: DatasetData, **pieces: orm.Data) -> dict[str, orm.Data]:
     """Return ``dataset``, the frames that have labels now, in their order, and ``failed``, the others with the reason.
 
-    Inputs are, by the number of a job, its frames ``batch_<number>``, and where it has them its outputs
-    ``labelled_<number>`` and ``failed_<number>``. Later numbers are later tries, and have the last word. ``failed``
-    holds, by the index of a frame in ``dataset`` as a string, ``content_hash`` and ``reason``. Without any labels there
-    is no ``dataset``.
+    Inputs are, by the number of a job, its frames ``batch_<number>``, where it has them its outputs
+    ``labelled_<number>`` and ``failed_<number>``, and the ``rung_<number>`` of the ladder that it was on. Later numbers
+    are later tries, and have the last word. ``failed`` holds, by the index of a frame in ``dataset`` as a string,
+    ``content_hash``, ``reason`` and ``rungs``, those that were tried in vain; ``rescued`` holds, likewise,
+    ``content_hash`` and ``rung`` of the frames that only a rung of the ladder gave a label. Without any labels there is
+    no ``dataset``.
     """
     hashes = dataset.frames.content_hashes()
     donors = [pieces[name] for name in sorted(pieces) if name.startswith(LABELLED)]
@@ -56,16 +73,30 @@ def collect_labels(dataset: DatasetData, **pieces: orm.Data) -> dict[str, orm.Da
         outputs["dataset"] = DatasetData(frames.select(indices), {**dataset.level_sources, key: list(sources)})
         good = set(indices.tolist())
     reasons: dict[str, str] = {}
+    rungs: dict[str, list[str]] = {}
     for name in sorted(name for name in pieces if name.startswith(BATCH)):
         number = name.removeprefix(BATCH)
         told = pieces[FAILED + number].get_dict() if FAILED + number in pieces else {}
         for index, digest in enumerate(pieces[name].frames.content_hashes()):
             reasons[digest] = told.get(str(index), {}).get("reason", NO_OUTPUT)
+            if RUNG + number in pieces:
+                rungs.setdefault(digest, []).append(pieces[RUNG + number]["name"])
     outputs["failed"] = orm.Dict(
         {
-            str(index): {"content_hash": digest, "reason": reasons[digest]}
+            str(index): {
+                "content_hash": digest,
+                "reason": reasons[digest],
+                "rungs": list(dict.fromkeys(rungs.get(digest, []))),
+            }
             for index, digest in enumerate(hashes)
             if index not in good
+        }
+    )
+    outputs["rescued"] = orm.Dict(
+        {
+            str(index): {"content_hash": digest, "rung": rungs[digest][-1]}
+            for index, digest in enumerate(hashes)
+            if index in good and digest in rungs
         }
     )
     return outputs

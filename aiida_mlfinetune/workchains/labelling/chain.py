@@ -14,10 +14,13 @@ from aiida_mlfinetune.calculations.functions.labelling import (
     BATCH,
     FAILED,
     LABELLED,
+    RUNG,
+    climb_ladder,
     collect_labels,
     make_batches,
     retried,
     retry_batch,
+    unconverged,
 )
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -32,9 +35,10 @@ MOST_REPORTED = 10
 class LabellingWorkChain(ProtocolMixin, WorkChain):
     """Label frames in jobs of many frames each.
 
-    Frames are sorted into jobs of one composition, neighbours alike. A frame that a job could not label for a reason of
-    its own (no convergence) is left out and named; frames that a job did not come to, since it was killed or out of
-    time, get another job, ``max_attempts`` in all.
+    Frames are sorted into jobs of one composition, neighbours alike. Frames that a job did not come to, since it was
+    killed or out of time, get another job as long as jobs finish frames; ``max_attempts`` in a row without one are
+    the end. Frames that did not converge climb the ladder: jobs with more and more help to converge, at the same level.
+    A frame that fails for another reason of its own, or on every rung, is left out and named.
     """
 
     _PROTOCOL_FILE = "labelling.yaml"
@@ -53,7 +57,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         for name, default, text in (
             ("frames_per_job", 100, "Number of frames of one job, at most."),
             ("max_concurrent", 2, "Number of jobs at a time, at most."),
-            ("max_attempts", 2, "Number of jobs, at most, that a frame is put into when jobs end early."),
+            ("max_attempts", 2, "Number of jobs in a row, at most, that end early without a frame finished."),
         ):
             spec.input(
                 name,
@@ -63,11 +67,18 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
                 validator=validate_positive,
                 help=text,
             )
+        spec.input(
+            "ladder",
+            valid_type=orm.List,
+            required=False,
+            help="What is changed for frames that do not converge, rung by rung, each with its `name`; by default "
+            "nothing. Rungs may help a cycle to converge, and may not change the level.",
+        )
         for engine in ENGINES.values():
             spec.expose_inputs(
                 engine.calculation,
                 namespace=engine.namespace,
-                exclude=("dataset", "level", "max_concurrent"),
+                exclude=("dataset", "level", "convergence", "max_concurrent"),
                 namespace_options={"required": False, "populate_defaults": False},
             )
             spec.inputs[engine.namespace].dynamic = False
@@ -88,7 +99,14 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         spec.output(
             "failed",
             valid_type=orm.Dict,
-            help="By the index of a frame in the input, as a string: `content_hash`, `reason`; empty if none failed.",
+            help="By the index of a frame in the input, as a string: `content_hash`, `reason`, and the `rungs` of the "
+            "ladder that were tried; empty if none failed.",
+        )
+        spec.output(
+            "rescued",
+            valid_type=orm.Dict,
+            help="By the index of a frame in the input, as a string: `content_hash`, and the `rung` of the ladder that "
+            "got a label; empty if none was needed.",
         )
         spec.exit_code(320, "ERROR_NO_LABELS", message="None of {total} frames was labelled: {reasons}")
 
@@ -125,10 +143,18 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         else:
             spec = find_level(level or inputs["level"], inputs["level_overrides"])
         engine = engine_of(spec)
+        if dataset is not None and engine.settle is not None:
+            spec = engine.settle(spec, dataset.frames)
         builder = cls.get_builder()
         builder.level = orm.Dict(spec)
         for name in ("frames_per_job", "max_concurrent", "max_attempts"):
             builder[name] = orm.Int(inputs[name])
+        ladder = inputs["ladder"]
+        if ladder is None:
+            ladder = engine.ladder(spec) if engine.ladder else []
+        engine.check_ladder(ladder)
+        if ladder:
+            builder.ladder = orm.List(ladder)
         namespace = builder[engine.namespace]
         namespace.code = code
         scheduler = merge(inputs["metadata"]["options"], options or {}, {""}, "options")
@@ -165,7 +191,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         mixed = orm.Bool(self.engine.mixes_compositions)
         size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
         batches = make_batches(self.inputs.dataset, size, mixed)
-        self.ctx.queue = [(batches[name], 1) for name in sorted(batches)]
+        self.ctx.queue = [_task(batches[name]) for name in sorted(batches)]
         self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0
 
     def has_batches(self) -> bool:
@@ -178,40 +204,62 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         most = self.inputs.max_concurrent.value
         self.ctx.running, self.ctx.queue = self.ctx.queue[:most], self.ctx.queue[most:]
         self.ctx.jobs = []
-        for batch, _ in self.ctx.running:
+        for task in self.ctx.running:
             inputs = AttributeDict(self.exposed_inputs(engine.calculation, engine.namespace))
-            inputs.update(dataset=batch, level=self.inputs.level)
+            inputs.update(dataset=task.batch, level=self.inputs.level)
+            if task.rung is not None:
+                inputs.convergence = task.rung
             if engine.own_queue:
                 inputs.max_concurrent = self.inputs.max_concurrent
             inputs.metadata.call_link_label = f"{BATCH}{self.ctx.submitted:04d}"
             self.ctx.submitted += 1
             node = self.submit(engine.calculation, **inputs)
-            self.report(f"submitted {node.process_label}<{node.pk}>: {batch.n_frames} frames")
+            rung = "" if task.rung is None else f", on rung {task.rung['name']!r} of the ladder"
+            self.report(f"submitted {node.process_label}<{node.pk}>: {task.batch.n_frames} frames{rung}")
             self.to_context(jobs=append_(node))
 
     def inspect_batches(self) -> None:
-        """Take what the jobs finished, and queue again what they did not come to."""
-        for (batch, attempt), job in zip(self.ctx.running, self.ctx.jobs, strict=True):
+        """Take what the jobs finished, and queue again what they did not come to, and what did not converge."""
+        for task, job in zip(self.ctx.running, self.ctx.jobs, strict=True):
             number = f"{self.ctx.count:04d}"
             self.ctx.count += 1
-            self.ctx.pieces[BATCH + number] = batch
+            self.ctx.pieces[BATCH + number] = task.batch
+            if task.rung is not None:
+                self.ctx.pieces[RUNG + number] = task.rung
             for prefix, name in ((LABELLED, "dataset"), (FAILED, "failed")):
                 if name in job.outputs:
                     self.ctx.pieces[prefix + number] = job.outputs[name]
-            if job.is_finished_ok:
-                continue
-            self.report(f"{job.process_label}<{job.pk}> ended with [{job.exit_status}] {job.exit_message}")
-            if attempt >= self.inputs.max_attempts.value:
-                continue
-            if "failed" not in job.outputs:
-                self.ctx.queue.append((batch, attempt + 1))
-            elif retried(job.outputs.failed):
-                self.ctx.queue.append((retry_batch(batch, job.outputs.failed), attempt + 1))
+            if not job.is_finished_ok:
+                self.report(f"{job.process_label}<{job.pk}> ended with [{job.exit_status}] {job.exit_message}")
+            if "failed" in job.outputs:
+                self._climb(task, job.outputs.failed)
+            self._try_again(task, job)
+
+    def _climb(self, task: AttributeDict, failed: orm.Dict) -> None:
+        """Queue the frames that did not converge on the next rung of the ladder, if there is one."""
+        ladder = self.inputs.get("ladder", [])
+        if unconverged(failed) and task.height < len(ladder):
+            climbed = climb_ladder(task.batch, failed, ladder, orm.Int(task.height))
+            self.ctx.queue.append(_task(climbed["batch"], rung=climbed["rung"], height=task.height + 1))
+
+    def _try_again(self, task: AttributeDict, job: orm.ProcessNode) -> None:
+        """Queue the frames that a job did not come to; one that finished some does not count against them."""
+        rest = retried(job.outputs.failed) if "failed" in job.outputs else None
+        if rest == [] or (rest is None and job.is_finished_ok):
+            return
+        attempt = task.attempt + 1 if rest is None or len(rest) == task.batch.n_frames else 1
+        if attempt > self.inputs.max_attempts.value:
+            return
+        batch = task.batch if rest is None else retry_batch(task.batch, job.outputs.failed)
+        self.ctx.queue.append(_task(batch, attempt=attempt, rung=task.rung, height=task.height))
 
     def collect(self) -> ExitCode | None:
         """Make one dataset of what all jobs labelled."""
         results = collect_labels(self.inputs.dataset, **self.ctx.pieces)
         self.out("failed", results["failed"])
+        self.out("rescued", results["rescued"])
+        for index, entry in results["rescued"].get_dict().items():
+            self.report(f"frame {index} converged on rung {entry['rung']!r} of the ladder only")
         failed = results["failed"].get_dict()
         for index, entry in list(failed.items())[:MOST_REPORTED]:
             self.report(f"frame {index} has no label: {entry['reason']}")
@@ -255,8 +303,17 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     for other in ENGINES.values():
         if other is not engine and "code" in inputs.get(other.namespace, {}):
             return f"level {spec['key']!r} uses engine {engine.name!r}: leave `{other.namespace}.code` out"
+    try:
+        engine.check_ladder(list(inputs.get("ladder", [])))
+    except StudyError as error:
+        return str(error)
     shared = {name: inputs[name] for name in ("dataset", "level") if name in inputs}
     return engine.problem({**inputs[engine.namespace], **shared})
+
+
+def _task(batch: DatasetData, *, attempt: int = 1, rung: orm.Dict | None = None, height: int = 0) -> AttributeDict:
+    """Return a batch to be labelled, on which rung, and how many rungs lie below it with that one counted."""
+    return AttributeDict({"batch": batch, "attempt": attempt, "rung": rung, "height": height})
 
 
 def _dataset_problem(dataset: DatasetData, spec: Mapping[str, Any]) -> str | None:

@@ -2,22 +2,26 @@
 
 An engine needs a CalcJob with the inputs ``dataset`` and ``level`` and the outputs ``dataset`` (the frames that
 succeeded, at the new level only) and ``failed`` (by index: ``reason`` and ``retry``), levels of theory, and an entry in
-``ENGINES``.
+``ENGINES``. It may have a ladder too: what is changed, step by step, for frames that do not converge. Then its CalcJob
+takes the optional input ``convergence``, one rung of the ladder, and marks such frames in ``failed`` by ``climb``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiida.engine import Process
 
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
+from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
+from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung, cp2k_ladder
 from aiida_mlfinetune.calculations.vasp_input import check_vasp_level
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain, vasp_inputs_problem
 from aiida_mlfinetune.workchains.protocols.ase_levels import available_ase_levels, load_ase_level
 from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level
@@ -38,6 +42,9 @@ class Engine:
         load: returns the level of a name with overrides laid over it.
         mixes_compositions: whether one job takes frames of several compositions.
         own_queue: whether the process takes all frames at once, with the input ``max_concurrent``, and queues them.
+        ladder: returns the rungs for a level, each with a ``name``; None for an engine that has none.
+        settle: returns a level with what has to be the same for all frames settled by them; None if there is no such.
+        check_rung: raises ``StudyError`` on a rung that is not one for this engine, or that may change the labels.
     """
 
     name: str
@@ -49,9 +56,37 @@ class Engine:
     load: Callable[[str, Mapping[str, Any] | None], dict[str, Any]]
     mixes_compositions: bool = False
     own_queue: bool = False
+    ladder: Callable[[Mapping[str, Any]], list[dict[str, Any]]] | None = None
+    check_rung: Callable[[Mapping[str, Any]], None] | None = None
+    settle: Callable[[Mapping[str, Any], Frames], dict[str, Any]] | None = None
+
+    def check_ladder(self, ladder: Sequence[Mapping[str, Any]]) -> None:
+        """Check the rungs that frames of this engine may climb.
+
+        Raises:
+            StudyError: rungs for an engine that has none, two of one name, or one that does not fit.
+        """
+        if ladder and self.check_rung is None:
+            raise StudyError(f"engine {self.name!r} has no ladder for frames that do not converge: leave it out")
+        names = [rung.get("name") for rung in ladder]
+        if len(set(names)) < len(names):
+            raise StudyError(f"the rungs of a ladder need names of their own, got {names}")
+        for rung in ladder if self.check_rung else ():
+            self.check_rung(rung)
 
 
-CP2K = Engine("cp2k", "cp2k", Cp2kLabelCalculation, check_level, cp2k_inputs_problem, available_levels, load_level)
+CP2K = Engine(
+    "cp2k",
+    "cp2k",
+    Cp2kLabelCalculation,
+    check_level,
+    cp2k_inputs_problem,
+    available_levels,
+    load_level,
+    ladder=cp2k_ladder,
+    check_rung=check_cp2k_rung,
+    settle=settle_for,
+)
 ASE = Engine(
     "ase",
     "python",
