@@ -49,6 +49,15 @@ def test_atoms_by_cp2k(aiida_profile, cp2k_code):
     assert set(outputs["dataset"].level_sources["small-pbe/cp2k"]) <= jobs
 
 
+def test_an_atom_that_does_not_converge_is_named(aiida_profile, cp2k_code):
+    level = small_level()
+    level["parameters"]["DFT"]["SCF"].update(MAX_SCF=1)
+    level["parameters"]["DFT"]["SCF"]["OUTER_SCF"].update(MAX_SCF=0)
+    _, node = run_get_node(builder_for(cp2k_code, ["O"], level, multiplicities={"O": [3]}))
+    assert node.exit_status == IsolatedAtomsWorkChain.exit_codes.ERROR_NO_ENERGY.status
+    assert "No spin state of O converged" in node.exit_message
+
+
 def test_lowest_spin_state_is_taken(aiida_profile):
     level = small_level()
 
