@@ -2,13 +2,15 @@
 
 Frames of two water molecules in a cell, labelled by the tests' stand-in for VASP (GFN1-xTB, some 0.1 s each), one job a
 frame, ten at a time. The memory of a worker is taken after a quarter of the frames and at the end. Prints one JSON
-line last; ``program_s_per_frame`` is the stand-in's own time, the rest is AiiDA's, aiida-vasp's and ours.
+line last; ``program_s_per_frame`` is the stand-in's own time, the rest is AiiDA's, aiida-vasp's and ours;
+``worker_cpu_s_per_frame`` is the processor time of the workers after the first quarter, which other load leaves alone.
 Usage: ``vasp_throughput.py [N]``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,6 +53,12 @@ def resident_mib(process: int) -> float:
     return float(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
+def cpu_s(process: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def jobs_done() -> int:
     """Return the number of VASP jobs that have ended."""
     ended = {"attributes.process_state": {"in": ["finished", "excepted", "killed"]}}
@@ -91,11 +99,14 @@ def label(n: int, folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         node = submit(builder)
         early: dict[int, float] = {}
+        used, done = 0.0, 0
         while not node.is_terminated:
             time.sleep(ASK_S)
             if not early and jobs_done() >= n // 4:
                 early = {worker: resident_mib(worker) for worker in workers}
+                used, done = sum(map(cpu_s, workers)), jobs_done()
         seconds = time.perf_counter() - start
+        used = (sum(map(cpu_s, workers)) - used) / max(1, n - done)
         growth = max(resident_mib(worker) - early[worker] for worker in workers)
     finally:
         client.stop_daemon(wait=True, timeout=PATIENCE_S)
@@ -113,6 +124,7 @@ def label(n: int, folder: Path) -> dict[str, Any]:
         "rss_mib": round(max(early.values()) + growth, 1),
         "program_s_per_frame": round(program, 3),
         "worker_s_per_frame": round(WORKERS * seconds / n, 3),
+        "worker_cpu_s_per_frame": round(used, 3),
         "processes_per_frame": round((count(orm.ProcessNode) - processes) / n, 2),
         "nodes_per_frame": round((count(orm.Node) - nodes) / n, 2),
     }
