@@ -24,6 +24,7 @@ def test_a_finished_run_is_summed_up(aiida_profile):
         "",
         "density = 0.9942 +- 0.0031 g/cm^3",
         "sublimation_enthalpy = 58.31 +- 0.42 kJ/mol",
+        "Errors are those of averages over time with this model; how far it is from its labels stands in the report.",
         "4 calculations run, 0 answered from cache; 2 min 05 s",
         "Report: /somewhere/report.html",
     ]

@@ -66,8 +66,7 @@ print(json.dumps({{
     "jobs": len(jobs),
     "cached": sum(job.base.caching.is_created_from_cache for job in jobs),
     "ancestors": sorted({{n.process_label for n in seen.values() if isinstance(n, orm.ProcessNode)}}),
-    "orphans": [str(n) for n in seen.values() if isinstance(n, orm.Data) and n.creator is None
-                and n.base.attributes.get("n_frames", None) is not None],
+    "orphans": [str(n) for n in seen.values() if type(n).__name__ == "DatasetData" and n.creator is None],
     "values": {{name: [node.outputs[name].value, node.outputs[name].error, node.outputs[name].unit]
                for name in ("density", "sublimation_enthalpy")}},
     "elements": node.outputs.model.elements,
