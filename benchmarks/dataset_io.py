@@ -12,7 +12,6 @@ import gc
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,8 @@ from typing import Any
 
 import ase.io
 import numpy as np
-from aiida import load_profile, orm
-from aiida.manage.configuration import create_profile, get_config
-from aiida.manage.configuration.settings import AiiDAConfigDir
+from _profile import temporary_profile
+from aiida import orm
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.frames import Frames
@@ -32,19 +30,6 @@ N_ATOMS = 96
 N_FRAMES = 500
 N_MANY = 50_000
 LEVEL = Level("revpbe-d3/cp2k", engine="cp2k", method="revPBE-D3(zero)", basis="TZV2P, 1000 Ry")
-
-
-def use_own_profile(folder: Path) -> None:
-    """Make and load a profile in ``folder``."""
-    AiiDAConfigDir.set(folder / ".aiida")
-    create_profile(
-        get_config(create=True),
-        name="benchmark",
-        email="aiida@localhost",
-        storage_backend="core.sqlite_dos",
-        storage_config={"filepath": str(folder / "storage")},
-    )
-    load_profile("benchmark", allow_switch=True)
 
 
 def random_frames(n: int, seed: int) -> Frames:
@@ -105,11 +90,10 @@ def stored_kib(node: DatasetData) -> float:
 
 def main() -> None:
     repetitions = 7
-    with tempfile.TemporaryDirectory() as folder:
-        use_own_profile(Path(folder))
+    with temporary_profile() as folder:
         DatasetData(frames=random_frames(2, 0)).store()  # imports and the database's first connection
         runs = [node_times(random_frames(N_FRAMES, seed)) for seed in range(1, repetitions + 1)]
-        text = [extxyz_times(random_frames(N_FRAMES, seed), Path(folder)) for seed in range(1, 4)]
+        text = [extxyz_times(random_frames(N_FRAMES, seed), folder) for seed in range(1, 4)]
         write, read = (statistics.median(run[column] for run in runs) * 1000 / N_FRAMES for column in (0, 1))
         text_write, text_read = (statistics.median(run[column] for run in text) * 1000 / N_FRAMES for column in (0, 1))
         many_write, many_read, many = node_times(random_frames(N_MANY, 99))

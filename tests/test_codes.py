@@ -1,4 +1,4 @@
-from aiida_mlfinetune.calculations.codes import validate_program
+from aiida_mlfinetune.calculations.validators import validate_program
 
 
 def test_codes_exist(cp2k_code, python_code, ipi_code):

@@ -14,8 +14,13 @@ from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 from aiida.engine.processes.calcjobs.calcjob import validate_calc_job
 
-from aiida_mlfinetune.calculations.codes import PYTHON_PLUGINS, validate_program
-from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.calculations.validators import (
+    PYTHON_PLUGINS,
+    new_level_problem,
+    validate_dict,
+    validate_program,
+)
+from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.checks import elements_problem, frames_problem
@@ -68,16 +73,6 @@ def ase_level(
     )
 
 
-def validate_level(level: orm.Dict | None, _: Any) -> str | None:
-    """Check that a level is one for an ASE calculator."""
-    try:
-        if level is not None:
-            check_ase_level(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
 def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
     """Check that every frame can be computed."""
     return None if dataset is None else frames_problem(dataset.frames)
@@ -95,8 +90,8 @@ def ase_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
         return f"calculator {level['calculator']!r} reads no model: remove the input `model`"
     if dataset is None:
         return None
-    if level["key"] in dataset.levels:
-        return f"the dataset has labels at level {level['key']!r} already: drop them, or use another key"
+    if problem := new_level_problem(level, dataset):
+        return problem
     return elements_problem(dataset.elements, model.elements) if model is not None else None
 
 
@@ -128,7 +123,7 @@ class AseLabelCalculation(CalcJob):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(check_ase_level),
             help="Level of theory: engine 'ase', a key for the labels, `calculator` (module:class) and its `kwargs`.",
         )
         spec.input(

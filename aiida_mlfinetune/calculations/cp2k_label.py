@@ -13,36 +13,20 @@ from aiida_cp2k.calculations import Cp2kCalculation
 from aiida_cp2k.utils import Cp2kInput
 
 from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
-from aiida_mlfinetune.calculations.codes import CP2K_PLUGINS, validate_program
 from aiida_mlfinetune.calculations.cp2k_checks import level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung
-from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.calculations.validators import (
+    CP2K_PLUGINS,
+    new_level_problem,
+    validate_dict,
+    validate_program,
+)
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.checks import frames_problem
 
 SHARE_OF_WALLTIME = 0.95
 """CP2K stops itself at this part of the time that the scheduler allows, so that it ends in order."""
-
-
-def validate_level(level: orm.Dict | None, _: Any) -> str | None:
-    """Check that a level is one for CP2K."""
-    try:
-        if level is not None:
-            check_level(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
-def validate_convergence(rung: orm.Dict | None, _: Any) -> str | None:
-    """Check that only aids to convergence are changed."""
-    try:
-        if rung is not None:
-            check_cp2k_rung(rung.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
 
 
 def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
@@ -58,9 +42,8 @@ def cp2k_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
         return None
     spec = inputs["level"].get_dict()
     if "dataset" in inputs:
-        if spec["key"] in inputs["dataset"].levels:
-            return f"the dataset has labels at level {spec['key']!r} already: drop them, or use another key"
-        if problem := level_problem(spec, inputs["dataset"].frames):
+        dataset = inputs["dataset"]
+        if problem := new_level_problem(spec, dataset) or level_problem(spec, dataset.frames):
             return problem
     return ranks_problem(spec, _mpi_processes(inputs)) if "code" in inputs else None
 
@@ -129,13 +112,13 @@ class Cp2kLabelCalculation(Cp2kCalculation):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(check_level),
             help="Level of theory: engine 'cp2k', a key for the labels, and CP2K sections in upper case.",
         )
         spec.input(
             "convergence",
             valid_type=orm.Dict,
-            validator=validate_convergence,
+            validator=validate_dict(check_cp2k_rung),
             required=False,
             help="For frames that did not converge otherwise: `name` of the rung of the ladder, and `parameters`, aids "
             "to convergence that are laid over the level's.",

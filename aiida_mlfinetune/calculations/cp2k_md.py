@@ -11,10 +11,15 @@ from aiida.engine import calcfunction
 from aiida_cp2k.calculations import Cp2kCalculation
 from ase import Atoms
 
-from aiida_mlfinetune.calculations.codes import CP2K_PLUGINS, validate_program
 from aiida_mlfinetune.calculations.cp2k_input import check_level, force_eval, vacuum_edge_A
+from aiida_mlfinetune.calculations.validators import (
+    CP2K_PLUGINS,
+    kinds_problem,
+    validate_dict,
+    validate_program,
+)
 from aiida_mlfinetune.common.enums import Ensemble
-from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
+from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.checks import check_structure
 from aiida_mlfinetune.science.md_settings import MdSettings
@@ -46,7 +51,7 @@ class Cp2kMdCalculation(Cp2kCalculation):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(check_level),
             help="Level of theory (from `load_level`), which the labels of the frames are filed under.",
         )
         spec.inputs["structure"].required = True
@@ -99,22 +104,12 @@ class Cp2kMdCalculation(Cp2kCalculation):
         return calcinfo
 
 
-def validate_level(level: orm.Dict | None, _: Any = None) -> str | None:
-    """Check a CP2K level of theory."""
-    try:
-        if level is not None:
-            check_level(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
 def validate_structure(structure: orm.StructureData | None, _: Any = None) -> str | None:
     """Check that a structure can be computed."""
     if structure is None:
         return None
-    if odd := sorted({kind.name for kind in structure.kinds if kind.name != kind.symbol}):
-        return f"the structure holds kinds {odd} that are not named like their element: use plain elements"
+    if problem := kinds_problem(structure):
+        return problem
     if any(structure.pbc) and not all(structure.pbc):
         return (
             f"the structure is periodic in some directions only ({list(structure.pbc)}): make it a crystal (all three) "

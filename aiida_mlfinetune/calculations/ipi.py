@@ -15,7 +15,12 @@ from aiida.engine import CalcJob, CalcJobProcessSpec
 from ase import Atoms
 
 from aiida_mlfinetune.calculations import ipi_input
-from aiida_mlfinetune.calculations.codes import IPI_PLUGINS, validate_program
+from aiida_mlfinetune.calculations.validators import (
+    IPI_PLUGINS,
+    kinds_problem,
+    validate_dict,
+    validate_program,
+)
 from aiida_mlfinetune.common.errors import MlFinetuneError, ModelError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
@@ -60,7 +65,7 @@ class IpiCalculation(CalcJob):
             "parameters",
             valid_type=orm.Dict,
             serializer=orm.to_aiida_type,
-            validator=validate_parameters,
+            validator=validate_dict(IpiSettings.from_dict),
             help="The run, as `science.ipi_settings.IpiSettings` documents it: ensemble (nve, nvt, npt-isotropic, "
             "npt-flexible), temperature_K, n_steps and seed; optionally pressure_bar, timestep_fs, stride, "
             "properties_stride, checkpoint_stride, thermostat (langevin, svr), thermostat_tau_fs, barostat_tau_fs, "
@@ -227,16 +232,6 @@ def check_run(settings: IpiSettings, atoms: Atoms, passport: Passport) -> None:
     model_head(settings, passport)
 
 
-def validate_parameters(parameters: orm.Dict | None, _: Any = None) -> str | None:
-    """Check the settings by themselves."""
-    try:
-        if parameters is not None:
-            IpiSettings.from_dict(parameters.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
 def validate_structure(structure: orm.StructureData | None, _: Any = None) -> str | None:
     """Check that a structure can be run."""
     if structure is None:
@@ -246,9 +241,7 @@ def validate_structure(structure: orm.StructureData | None, _: Any = None) -> st
             f"the structure is periodic in some directions only (pbc is {list(structure.pbc)}): make it periodic in "
             "all for a crystal, or in none for a molecule"
         )
-    if odd := sorted({kind.name for kind in structure.kinds if kind.name != kind.symbol}):
-        return f"the structure holds kinds {odd} that are not named like their element: use plain elements"
-    return structure_problem(structure.get_ase())
+    return kinds_problem(structure) or structure_problem(structure.get_ase())
 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:

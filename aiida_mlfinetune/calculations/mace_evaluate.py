@@ -13,7 +13,7 @@ from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
-from aiida_mlfinetune.calculations.codes import PYTHON_PLUGINS, validate_program
+from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData

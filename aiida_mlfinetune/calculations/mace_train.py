@@ -15,7 +15,7 @@ from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
-from aiida_mlfinetune.calculations.codes import PYTHON_PLUGINS, validate_program
+from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData

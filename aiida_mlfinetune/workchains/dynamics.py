@@ -10,15 +10,14 @@ from aiida.common import AttributeDict
 from aiida.common.log import AIIDA_LOGGER
 from aiida.engine import BaseRestartWorkChain, ProcessHandlerReport, process_handler, while_
 
-from aiida_mlfinetune.calculations.codes import IPI_PLUGINS, validate_program
 from aiida_mlfinetune.calculations.functions.trajectory import FRAMES_PREFIX, PROPERTIES_PREFIX, join_trajectory
 from aiida_mlfinetune.calculations.ipi import (
     IpiCalculation,
     check_run,
     validate_inputs,
-    validate_parameters,
     validate_structure,
 )
+from aiida_mlfinetune.calculations.validators import IPI_PLUGINS, validate_dict, validate_program
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.model import MaceModelData
@@ -54,7 +53,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             "parameters",
             valid_type=orm.Dict,
             serializer=orm.to_aiida_type,
-            validator=validate_parameters,
+            validator=validate_dict(IpiSettings.from_dict),
             help="The run, as `science.ipi_settings.IpiSettings` documents it: ensemble, temperature_K, pressure_bar, "
             "n_steps, timestep_fs, stride, seed, thermostat, thermostat_tau_fs, barostat_tau_fs, ...",
         )

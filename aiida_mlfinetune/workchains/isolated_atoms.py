@@ -15,7 +15,8 @@ from aiida_mlfinetune.calculations.cp2k_checks import kinds_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.calculations.functions.isolated_atoms import ATOM, LABELLED, LEVEL, lowest_energies, make_atoms
-from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.calculations.validators import validate_dict
+from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.spin import atom_multiplicities, multiplicities_problem
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
@@ -34,7 +35,7 @@ class IsolatedAtomsWorkChain(ProtocolMixin, WorkChain):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(check_level),
             help="CP2K level of theory, the one of the labels; its `gas` is the box of the atoms.",
         )
         spec.input(
@@ -160,16 +161,6 @@ class IsolatedAtomsWorkChain(ProtocolMixin, WorkChain):
             self.report(f"{element}: {value:.6f} eV with multiplicity {lowest}")
         self.out_many(results)
         return None
-
-
-def validate_level(level: orm.Dict | None, _: Any) -> str | None:
-    """Check the level."""
-    try:
-        if level is not None:
-            check_level(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
 
 
 def validate_multiplicities(node: orm.Dict | None, _: Any) -> str | None:

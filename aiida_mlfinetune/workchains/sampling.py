@@ -10,16 +10,17 @@ from aiida.common import AttributeDict
 from aiida.common.log import AIIDA_LOGGER
 from aiida.engine import BaseRestartWorkChain, ExitCode, ProcessHandlerReport, process_handler, while_
 
+from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_md import (
     Cp2kMdCalculation,
     check_run,
     cp2k_md_parameters,
     cp2k_restart_parameters,
-    validate_level,
     validate_structure,
 )
 from aiida_mlfinetune.calculations.functions.dataset import REFERENCE_VOLUME, select_frames
 from aiida_mlfinetune.calculations.functions.trajectory import FRAMES_PREFIX, PROPERTIES_PREFIX, join_trajectory
+from aiida_mlfinetune.calculations.validators import validate_dict
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -53,11 +54,13 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             validator=validate_structure,
             help="The crystal, or a molecule (periodic in no direction), which is put into a vacuum.",
         )
-        spec.input("level", valid_type=orm.Dict, validator=validate_level, help="CP2K level, from `load_level`.")
+        spec.input(
+            "level", valid_type=orm.Dict, validator=validate_dict(check_level), help="CP2K level, from `load_level`."
+        )
         spec.input(
             "md",
             valid_type=orm.Dict,
-            validator=validate_md,
+            validator=validate_dict(MdSettings.from_dict),
             help="ensemble, temperature_K, pressure_bar, n_steps, timestep_fs, stride, seed, thermostat_tau_fs, "
             "barostat_tau_fs, allow_large_timestep.",
         )
@@ -211,15 +214,6 @@ def run_options(base: Mapping[str, Any], options: Mapping[str, Any] | None) -> d
     )
     merged.setdefault("withmpi", processes > 1)
     return merged
-
-
-def validate_md(md: orm.Dict, _: Any = None) -> str | None:
-    """Check the MD settings."""
-    try:
-        MdSettings.from_dict(md.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
 
 
 def validate_selection(selection: orm.Dict, _: Any = None) -> str | None:

@@ -12,6 +12,7 @@ from aiida.engine import BaseRestartWorkChain, ProcessBuilder, ProcessHandlerRep
 
 from aiida_mlfinetune.calculations.functions.dataset import split
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation, validate_parameters
+from aiida_mlfinetune.calculations.validators import validate_dict
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -43,7 +44,7 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             valid_type=orm.Dict,
             required=False,
             serializer=orm.to_aiida_type,
-            validator=validate_split,
+            validator=validate_dict(SplitSizes.from_dict),
             help="Sizes of `valid`, `test` and `train` (all counts or all fractions; `train` gets the rest by default),"
             " `seed`, and `min_separation` in steps of the run that frames were taken from.",
         )
@@ -187,16 +188,6 @@ def _last_epoch(calculation: orm.CalcJobNode) -> int:
     if "loss_curve" not in calculation.outputs:
         return -1
     return int(calculation.outputs.loss_curve.get_array("epoch").max())
-
-
-def validate_split(node: orm.Dict | None, _: Any = None) -> str | None:
-    """Check the sizes of the sets."""
-    try:
-        if node is not None:
-            SplitSizes.from_dict(node.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:

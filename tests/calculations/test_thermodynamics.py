@@ -16,13 +16,14 @@ from aiida_mlfinetune.calculations.functions.thermodynamics import (
     sublimation_enthalpy,
 )
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, MoleculesError
+from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.science.crystals import carbon_dioxide, ice_xi
 
 pytestmark = pytest.mark.usefixtures("aiida_profile")
 
 N = 2000
 RT = 8.314462618e-3 * 100.0
-EV = 96.48533212
+
 CRYSTAL_CONDITIONS = {"temperature_K": 100.0, "pressure_bar": 1.0, "ensemble": "npt-flexible", "n_steps": 10000}
 GAS_CONDITIONS = {"temperature_K": 100.0, "pressure_bar": 1.0, "ensemble": "nvt"}
 
@@ -117,15 +118,15 @@ def test_isotopes_change_the_density():
 
 def test_crystal_enthalpy_per_molecule(crystal):
     assert (crystal.name, crystal.unit) == ("enthalpy_crystal", "kJ/mol")
-    exact = -100.0 / 8 * EV + 4.5 * RT + 256.0 / 8 * 0.1 * 0.602214076e-3
+    exact = -100.0 / 8 * EV_KJMOL + 4.5 * RT + 256.0 / 8 * 0.1 * 0.602214076e-3
     assert abs(crystal.value - exact) < 4 * crystal.error
-    assert crystal.error == pytest.approx(0.05 / 8 * EV * math.sqrt(9 / N), rel=0.3)
+    assert crystal.error == pytest.approx(0.05 / 8 * EV_KJMOL * math.sqrt(9 / N), rel=0.3)
     assert crystal.details["n_molecules"] == 8
     assert crystal.details["fixed_centre_of_mass_kJmol"] == pytest.approx(1.5 * RT / 8, rel=1e-6)
 
 
 def test_gas_enthalpy_has_the_ideal_pv(gas):
-    assert abs(gas.value - (-11.9 * EV + 5.5 * RT)) < 4 * gas.error
+    assert abs(gas.value - (-11.9 * EV_KJMOL + 5.5 * RT)) < 4 * gas.error
     assert gas.conditions["ensemble"] == "nvt"
 
 
@@ -133,7 +134,7 @@ def test_sublimation_enthalpy_is_positive_and_its_error_the_root_of_the_sum_of_s
     result = sublimation_enthalpy(crystal, gas)
     assert (result.name, result.unit) == ("sublimation_enthalpy", "kJ/mol")
     assert result.value == pytest.approx(gas.value - crystal.value)
-    assert abs(result.value - (0.6 * EV + RT)) < 4 * result.error + 0.01
+    assert abs(result.value - (0.6 * EV_KJMOL + RT)) < 4 * result.error + 0.01
     assert result.error == pytest.approx(math.hypot(gas.error, crystal.error))
     assert result.n_independent == min(gas.n_independent, crystal.n_independent)
     assert result.conditions["pressure_bar"] == 1.0

@@ -22,7 +22,8 @@ from aiida_mlfinetune.calculations.functions.labelling import (
     retry_batch,
     unconverged,
 )
-from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.calculations.validators import new_level_problem, validate_dict, validate_positive
+from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.checks import frames_problem
@@ -51,7 +52,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(engine_of),
             help="Level of theory: `key` of the labels, `engine` (cp2k, ase or vasp), and what that engine needs.",
         )
         for name, default, text in (
@@ -277,21 +278,6 @@ def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
     return None if dataset is None else frames_problem(dataset.frames)
 
 
-def validate_level(level: orm.Dict | None, _: Any) -> str | None:
-    """Check the level with its engine."""
-    try:
-        if level is not None:
-            engine_of(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
-def validate_positive(value: orm.Int, _: Any) -> str | None:
-    """Refuse numbers below one."""
-    return None if value.value >= 1 else f"must be at least 1, got {value.value}"
-
-
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     """Check that the level is new, and that the code of its engine is given, and no other."""
     if "level" not in inputs:
@@ -317,9 +303,7 @@ def _task(batch: DatasetData, *, attempt: int = 1, rung: orm.Dict | None = None,
 
 
 def _dataset_problem(dataset: DatasetData, spec: Mapping[str, Any]) -> str | None:
-    if spec["key"] in dataset.levels:
-        return f"the dataset has labels at level {spec['key']!r} already: drop them, or use another key"
-    return frames_problem(dataset.frames)
+    return new_level_problem(spec, dataset) or frames_problem(dataset.frames)
 
 
 def _processes(options: Mapping[str, Any]) -> int:

@@ -12,11 +12,17 @@ from aiida.common.links import LinkType
 from aiida.engine import ExitCode, ProcessBuilder, append_, while_
 from aiida.plugins import WorkflowFactory
 
-from aiida_mlfinetune.calculations.codes import VASP_PLUGINS, validate_program
 from aiida_mlfinetune.calculations.functions.vasp import frame_inputs, mesh_name, shared_inputs, structure_name
+from aiida_mlfinetune.calculations.validators import (
+    VASP_PLUGINS,
+    new_level_problem,
+    validate_dict,
+    validate_positive,
+    validate_program,
+)
 from aiida_mlfinetune.calculations.vasp_input import check_vasp_level, frame_mesh
 from aiida_mlfinetune.calculations.vasp_potentials import potentials_problem
-from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw.vasp_misc import misc_errors
 from aiida_mlfinetune.parsers.vasp_label import collect_vasp_labels, misc_name
@@ -48,7 +54,7 @@ class VaspLabelWorkChain(ProtocolMixin, RefillingWorkChain):
         spec.input(
             "level",
             valid_type=orm.Dict,
-            validator=validate_level,
+            validator=validate_dict(check_vasp_level),
             help="Level of theory: engine 'vasp', a key for the labels, `incar`, `kpoints`, `potentials`.",
         )
         spec.input(
@@ -203,8 +209,8 @@ def vasp_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
     if "level" not in inputs:
         return None
     level, dataset = inputs["level"].get_dict(), inputs.get("dataset")
-    if dataset is not None and level["key"] in dataset.levels:
-        return f"the dataset has labels at level {level['key']!r} already: drop them, or use another key"
+    if dataset is not None and (problem := new_level_problem(level, dataset)):
+        return problem
     return potentials_problem(level, () if dataset is None else dataset.elements)
 
 
@@ -219,21 +225,6 @@ def validate_dataset(dataset: DatasetData | None, _: Any) -> str | None:
                 "that is periodic in all three"
             )
     return frames_problem(dataset.frames)
-
-
-def validate_level(level: orm.Dict | None, _: Any) -> str | None:
-    """Check that a level is one for VASP."""
-    try:
-        if level is not None:
-            check_vasp_level(level.get_dict())
-    except MlFinetuneError as error:
-        return str(error)
-    return None
-
-
-def validate_positive(value: orm.Int | None, _: Any) -> str | None:
-    """Refuse numbers below one."""
-    return None if value is None or value.value >= 1 else f"must be at least 1, got {value.value}"
 
 
 def validate_options(options: orm.Dict | None, _: Any) -> str | None:
