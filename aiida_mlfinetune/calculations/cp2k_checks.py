@@ -80,7 +80,7 @@ def ranks_problem(spec: Mapping[str, Any], ranks: int) -> str | None:
     if "LOW_SCALING" in correlation and ranks > 1:
         return (
             f"{where} computes low-scaling RPA, which CP2K 2023.1 aborts with {ranks} MPI processes: ask for one "
-            "(`num_mpiprocs_per_machine: 1`) with threads (OMP_NUM_THREADS in `environment_variables`)"
+            "(`num_mpiprocs_per_machine: 1`) with threads (`export OMP_NUM_THREADS=...` in the option `prepend_text`)"
         )
     needs = {
         "XC/WF_CORRELATION/GROUP_SIZE": correlation.get("GROUP_SIZE", 1),

@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--group", default="ice-xtb/frames")
     parser.add_argument("--start", type=int, help="pk of the model to train on")
+    parser.add_argument("--decay", type=float, default=0.92, help="of the learning rate, each epoch, with --start")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
@@ -92,7 +93,7 @@ def main() -> None:
     if arguments.start is None:
         stage = {"mode": "scratch", **ARCHITECTURE, "lr": 0.01, "lr_scheduler_gamma": 0.93}
     else:
-        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": 0.92}
+        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": arguments.decay}
         builder.foundation = orm.load_node(arguments.start)
     builder.parameters = orm.Dict({**PARAMETERS, **stage, "max_num_epochs": arguments.epochs})
     builder.e0s = orm.Dict({"source": "estimated"})
