@@ -5,7 +5,7 @@ and in random order); the level is ``revpbe-d3-demo``; each job has one thread, 
 go through AiiDA, in this process. Prints one JSON line last. Usage: ``labelling_batch.py [N]``.
 
 - ``speedup``: wall time of N separate jobs over that of the labelling.
-- ``overhead_share``: part of the wall time of the labelling that is not CP2K's own (as CP2K accounts it to itself).
+- ``overhead_share``: part of the wall time of the labelling that is not CP2K's own, from its start to its end.
 - ``scf_steps_per_frame`` and ``scf_steps_per_frame_separate``: SCF steps of a frame on both sides, on average.
 """
 

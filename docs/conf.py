@@ -14,7 +14,7 @@ release = version = __version__
 extensions = ["myst_parser", "generated_reference"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "validation"]
 html_theme = "furo"
 html_title = f"aiida-mlfinetune {__version__}"
 nitpicky = True

@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fixtures.frames",
     "tests.fixtures.jobs",
     "tests.fixtures.models",
+    "tests.fixtures.validation",
     "tests.fixtures.vasp",
     "tests.fixtures.water",
 ]

@@ -1,7 +1,8 @@
-"""Writes the reference pages from the code itself: the help of every command, the ports of every process."""
+"""Writes the reference pages: the help of every command, the ports of every process, what the long tests found."""
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,10 +21,33 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def write_pages(app: Sphinx) -> None:
     """Write the generated pages, and leave those alone whose content is the same."""
     folder = Path(app.srcdir) / "reference"
-    for name, text in {"command-line.md": command_line(), "processes.md": processes()}.items():
+    pages = {
+        "command-line.md": command_line(),
+        "processes.md": processes(),
+        "validation.md": validation(Path(app.srcdir) / "validation"),
+    }
+    for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def validation(folder: Path) -> str:
+    """Return the page on what the tests that take long found, from the files that they write."""
+    parts = [
+        "# Validation\n",
+        "What `make test-long` found, written by the tests themselves; the bound is what a test lets pass.\n",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts += [f"## {found['title']}\n", f"{found['method']}\n"]
+        parts += ["| quantity | value | unit | reference | bound | source |", "|---|---|---|---|---|---|"]
+        for line in found["lines"]:
+            cells = (line.get(name, "") for name in ("quantity", "value", "unit", "reference", "bound", "source"))
+            parts.append("| " + " | ".join(map(str, cells)) + " |")
+        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+        parts.append(f"\n`{found['command']}`, {found['minutes']} minutes, with {versions}.\n")
+    return "\n".join(parts)
 
 
 def command_line() -> str:

@@ -2,10 +2,10 @@
 
     verdi run refine.py
 
-takes the runs of ``assess.py stability`` (from the cache where they are done), labels 20 frames of each, more of them
-early than late, and adds them to the group ``ice-xtb/frames``. The first round of `ice-xtb` needed it: trained on ices
-and liquids between 0.75 and 1.9 g/cm^3 that CP2K had run for 150 fs at most, the model found a glass of 1.6 g/cm^3
-that it took to be 70 meV a molecule more stable than CP2K does, and every ice went there within 3 ps.
+takes those runs of ``assess.py stability`` whose cells CP2K can do at the Gamma point (ices Ih and II; the cells of
+VI and VIII there are for the model alone), labels frames of each, more of them early than late, and adds them to the
+group ``ice-xtb/frames``. The first round of `ice-xtb` needed it: it had few frames above 1.4 g/cm^3, and found a glass
+of 1.6 g/cm^3 that it took to be 50 to 85 meV a molecule more stable than CP2K does; every ice went there within 3 ps.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from generate import GROUP, LEVEL
 from aiida_mlfinetune.calculations.functions.dataset import subset
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 
-N_FRAMES = 20
+N_FRAMES = {"Ih": 54, "II": 27}
 
 
 def main() -> None:
     """Label and collect."""
     code = orm.load_code("cp2k@localhost")
-    runs = finish(stability_runs())
+    runs = finish({name: builder for name, builder in stability_runs().items() if name in N_FRAMES})
     labellings = {}
     for name, run in runs.items():
         trajectory = run.outputs.trajectory
-        indices = np.unique(np.geomspace(5, trajectory.n_frames - 1, N_FRAMES).astype(int)).tolist()
+        indices = np.unique(np.geomspace(5, trajectory.n_frames - 1, N_FRAMES[name]).astype(int)).tolist()
         frames = subset(trajectory, orm.List(indices))
         labellings[name] = LabellingWorkChain.get_builder_from_protocol(code, frames, level=LEVEL, protocol="fast")
     group = orm.load_group(GROUP)

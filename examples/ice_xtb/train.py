@@ -22,6 +22,7 @@ from aiida import orm
 from aiida.engine import run_get_node
 
 import aiida_mlfinetune
+from aiida_mlfinetune.calculations.cp2k_md import Cp2kMdCalculation
 from aiida_mlfinetune.calculations.functions.dataset import join, split, subset
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -61,7 +62,7 @@ def usable(dataset: DatasetData) -> DatasetData:
     """Return every third frame of a trajectory, or all frames of a labelled set, without extreme forces."""
     frames = dataset.frames
     forces = frames.labels(LEVEL).forces
-    step = THINNING if len(set(frames.steps.tolist())) == len(frames) and len(frames) > 20 else 1
+    step = THINNING if dataset.creator.process_label == Cp2kMdCalculation.__name__ else 1
     kept = [
         index
         for index in range(0, len(frames), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -23,6 +24,7 @@ _FORCES_ROW = re.compile(
 )
 _SCF_STEPS = re.compile(r"SCF run converged in\s+(\d+) steps|Leaving inner SCF loop after reaching\s+(\d+) steps")
 _SECONDS = re.compile(r"^ CP2K +1 +1\.0(?: +[\d.]+){3} +([\d.]+) *$", re.MULTILINE)
+_CLOCK = r"PROGRAM {} AT\s+(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}})"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ReftrajOutput:
         scf_out_of_time: whether the time limit ended the SCF cycle of the last of ``frames``.
         stopped_unconverged: whether CP2K aborted because the frame after ``frames`` did not converge, as releases after
             2023 do unless told otherwise.
-        seconds: wall time that CP2K accounts to itself, 0 if it did not end regularly.
+        seconds: wall time from CP2K's start to its end, 0 if it did not end regularly.
     """
 
     frames: tuple[EvaluatedFrame, ...]
@@ -81,14 +83,23 @@ def parse_reftraj(text: str, n_atoms: int) -> ReftrajOutput:
         )
         for index, evaluation in enumerate(stdout.evaluations)
     ]
-    seconds = _SECONDS.search(text)
     return ReftrajOutput(
         frames=tuple(frames),
         stdout=stdout,
         scf_out_of_time="SCF run terminated - exceeded requested execution time" in text,
         stopped_unconverged="NOT converged" in stdout.abort_message,
-        seconds=float(seconds[1]) if seconds else 0.0,
+        seconds=_seconds(text),
     )
+
+
+def _seconds(text: str) -> float:
+    """Return the wall time from CP2K's start to its end: its own account leaves out what comes before its timers."""
+    accounted = _SECONDS.search(text)
+    if accounted is None:
+        return 0.0
+    clocks = [re.search(_CLOCK.format(word), text) for word in ("STARTED", "ENDED")]
+    start, end = (datetime.fromisoformat(clock[1]) if clock else None for clock in clocks)
+    return max(float(accounted[1]), (end - start).total_seconds() if start and end else 0.0)
 
 
 def _forces(text: str, n_atoms: int) -> FloatArray | None:

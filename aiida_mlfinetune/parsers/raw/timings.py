@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +16,6 @@ _FRAME = re.compile(r"^ MD\| CPU time per MD step \[s\]\s+([\d.]+)", re.MULTILIN
 _MEMORY = re.compile(r"Estimated peak process memory(?: after this step)? \[MiB\]\s+(\d+)")
 _PROCESSES = re.compile(r"GLOBAL\| Total number of message passing processes\s+(\d+)")
 _THREADS = re.compile(r"GLOBAL\| Number of threads for this process\s+(\d+)")
-_CLOCK = r"PROGRAM {} AT\s+(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}})"
 
 
 def cp2k_timing(text: str, n_frames: int) -> Timing | None:
@@ -28,10 +26,9 @@ def cp2k_timing(text: str, n_frames: int) -> Timing | None:
     """
     run = parse_reftraj(text, 0)
     later = tuple(float(seconds) for seconds in _FRAME.findall(text))
-    total = max(run.seconds, _between_clocks(text))
-    if len(run.frames) != n_frames or len(later) != n_frames - 1 or total <= 0:
+    if len(run.frames) != n_frames or len(later) != n_frames - 1 or run.seconds <= 0:
         return None
-    opening = max(0.0, total - sum(later))
+    opening = max(0.0, run.seconds - sum(later))
     first = opening
     steps = [frame.scf_steps for frame in run.frames]
     if later:
@@ -76,10 +73,3 @@ def vasp_timing(misc: Mapping[str, Any], processes: int) -> Timing | None:
         return None
     memory = stats.get("maximum_memory_used")
     return Timing(0.0, float(seconds), (), memory / KIB_PER_MIB if memory else None, processes, carries=False)
-
-
-def _between_clocks(text: str) -> float:
-    """Return the seconds from CP2K's start to its end by the clock, 0 where it did not end."""
-    clocks = [re.search(_CLOCK.format(word), text) for word in ("STARTED", "ENDED")]
-    start, end = (datetime.fromisoformat(clock[1]) if clock else None for clock in clocks)
-    return (end - start).total_seconds() if start and end else 0.0
