@@ -1,7 +1,7 @@
 """N frames through our labelling against N separate jobs of one frame, same CP2K input, at a density functional.
 
-The frames are four water molecules in a box, every 10 fs of a short run at 100 K (as dense as 500 frames from 5 ps,
-and in random order); the level is ``revpbe-d3-demo``; each job has one thread, and one job runs at a time. Both sides
+The frames are ice Ic, eight molecules, every 10 fs of a short run at 100 K (as dense as 500 frames from 5 ps, and in
+random order); the level is ``revpbe-d3-demo``; each job has one thread, and one job runs at a time. Both sides
 go through AiiDA, in this process. Prints one JSON line last. Usage: ``labelling_batch.py [N]``.
 
 - ``speedup``: wall time of N separate jobs over that of the labelling.
@@ -21,13 +21,12 @@ from _profile import local_code, local_computer, temporary_profile
 from aiida import orm
 from aiida.engine import run_get_node
 from ase import units
-from ase.build import molecule
 from ase.md.langevin import Langevin
-from ase.optimize import BFGS
 from tblite.ase import TBLite
 
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.crystals import ice_ic
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 
@@ -38,23 +37,15 @@ STEP_FS = 0.5
 OPTIONS = {"resources": {"num_machines": 1, "num_mpiprocs_per_machine": 1}, "withmpi": False}
 
 
-def water_frames(n: int) -> Frames:
-    """Return n frames of four water molecules in a box, from a GFN1-xTB run, in random order."""
+def ice_frames(n: int) -> Frames:
+    """Return n frames of ice Ic (8 molecules) from a GFN1-xTB run, in random order."""
     rng = np.random.default_rng(1)
-    box = molecule("H2O")
-    for angle, axis, shift in ((40, "x", (0.0, 0.4, 2.9)), (70, "x", (0.3, 2.9, 1.3)), (110, "x", (2.8, 1.4, 0.6))):
-        other = molecule("H2O")
-        other.rotate(angle, axis)
-        other.translate(shift)
-        box += other
-    box.set_cell([6.0, 6.1, 6.2])
-    box.pbc = True
-    box.calc = TBLite(method="GFN1-xTB", verbosity=0)
-    BFGS(box, logfile=None).run(fmax=0.2, steps=50)
+    crystal = ice_ic()
+    crystal.calc = TBLite(method="GFN1-xTB", verbosity=0)
     images = []
-    md = Langevin(box, STEP_FS * units.fs, temperature_K=TEMPERATURE_K, friction=0.02 / units.fs, rng=rng)
+    md = Langevin(crystal, STEP_FS * units.fs, temperature_K=TEMPERATURE_K, friction=0.02 / units.fs, rng=rng)
     md.run(200)
-    md.attach(lambda: images.append(box.copy()), interval=STEPS_BETWEEN_FRAMES)
+    md.attach(lambda: images.append(crystal.copy()), interval=STEPS_BETWEEN_FRAMES)
     md.run(STEPS_BETWEEN_FRAMES * n)
     return Frames.from_atoms(images[-n:]).select(rng.permutation(n))
 
@@ -68,7 +59,7 @@ def checked(node: orm.ProcessNode) -> orm.ProcessNode:
 
 def main(n: int) -> dict[str, Any]:
     """Measure both sides."""
-    frames = water_frames(n)
+    frames = ice_frames(n)
     with temporary_profile() as folder:
         code = local_code(local_computer(folder, poll_s=0.5), "cp2k.psmp", "cp2k")
         whole = DatasetData(frames).store()
