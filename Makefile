@@ -35,7 +35,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(wildcard constraints/ci.tx
 	scripts/install-package $(VENV) "$(EXTRAS)" "$(CONSTRAINTS)"
 	touch $@
 
-demo: env  ## from an ice crystal to its density and sublimation enthalpy, in some ten minutes
+demo: env  ## from an ice crystal to its density and sublimation enthalpy, in some twelve minutes
 	$(BIN)/aiida-mlfinetune demo
 
 test: env  ## every check that CI makes

@@ -31,9 +31,9 @@ RESULTS = ("density", "sublimation_enthalpy")
 def demo(folder: Path | None, workers: int) -> None:
     """Compute density and sublimation enthalpy of a small ice crystal with CP2K, MACE and i-PI.
 
-    Takes some ten minutes on two cores: ab initio MD with CP2K at GFN1-xTB, labels with CP2K at revPBE-D3, fine-tuning
-    of the foundation model `ice-xtb`, and MD of crystal and molecule with the model in i-PI. All of it is run by the
-    AiiDA daemon in a profile of its own, in FOLDER/.aiida. A second call is answered from AiiDA's cache.
+    Takes some twelve minutes on two cores: ab initio MD with CP2K at GFN1-xTB, labels with CP2K at revPBE-D3,
+    fine-tuning of the foundation model `ice-xtb`, and MD of crystal and molecule with the model in i-PI. All of it is
+    run by the AiiDA daemon in a profile of its own, in FOLDER/.aiida. A second call is answered from AiiDA's cache.
 
     Next: open the report that it writes, then `aiida-mlfinetune run STUDY.yaml` with a crystal of your own.
     """

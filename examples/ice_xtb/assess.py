@@ -116,21 +116,18 @@ def density_of(node: orm.ProcessNode, mass: float) -> dict[str, float]:
     return {"density_g_cm3": found.mean, "error_g_cm3": found.error, "n_independent": found.n_independent}
 
 
-def stability_runs() -> dict[str, ProcessBuilder]:
-    """Return 20 ps of NPT of each of four ices."""
-    return {name: dynamics(ice(name, 11, small=True), 20000, 1.0, 3) for name in STABLE_ICES}
-
-
 def stability() -> dict[str, dict[str, float]]:
     """Return what became of 20 ps of NPT of each of four ices."""
+    starts = {name: ice(name, 11, small=True) for name in STABLE_ICES}
+    nodes = finish({name: dynamics(atoms, 20000, 1.0, 3) for name, atoms in starts.items()})
     results = {}
-    for name, node in finish(stability_runs()).items():
+    for name, node in nodes.items():
         properties = node.outputs.properties
         results[name] = {
             "exit_status": node.exit_status,
             "picoseconds": float(properties.get_array("time_fs")[-1] / 1000),
             "mean_temperature_K": float(properties.get_array("temperature_K").mean()),
-            **density_of(node, ice(name, 11, small=True).get_masses().sum()),
+            **density_of(node, starts[name].get_masses().sum()),
         }
     return results
 

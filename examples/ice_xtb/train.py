@@ -2,8 +2,9 @@
 
     verdi run train.py [--epochs N] [--group NAME] [--start PK]
 
-With ``--start`` the model of an earlier call is trained on. The shipped one had 25 epochs on part of the trajectories,
-while the frames at other volumes were still being labelled, and then 40 epochs on everything.
+With ``--start`` the model of an earlier call is trained on. The shipped one came in two stages: 25 epochs from scratch
+with an energy weight of 10, on the 144 frames that there were while those at other volumes were still being labelled,
+and then 40 epochs as below on all 519.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
@@ -22,7 +23,6 @@ from aiida import orm
 from aiida.engine import run_get_node
 
 import aiida_mlfinetune
-from aiida_mlfinetune.calculations.cp2k_md import Cp2kMdCalculation
 from aiida_mlfinetune.calculations.functions.dataset import join, split, subset
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -62,7 +62,7 @@ def usable(dataset: DatasetData) -> DatasetData:
     """Return every third frame of a trajectory, or all frames of a labelled set, without extreme forces."""
     frames = dataset.frames
     forces = frames.labels(LEVEL).forces
-    step = THINNING if dataset.creator.process_label == Cp2kMdCalculation.__name__ else 1
+    step = THINNING if len(set(frames.steps.tolist())) == len(frames) and len(frames) > 20 else 1
     kept = [
         index
         for index in range(0, len(frames), step)
@@ -77,7 +77,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--group", default="ice-xtb/frames")
     parser.add_argument("--start", type=int, help="pk of the model to train on")
-    parser.add_argument("--decay", type=float, default=0.92, help="of the learning rate, each epoch, with --start")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
@@ -94,7 +93,7 @@ def main() -> None:
     if arguments.start is None:
         stage = {"mode": "scratch", **ARCHITECTURE, "lr": 0.01, "lr_scheduler_gamma": 0.93}
     else:
-        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": arguments.decay}
+        stage = {"mode": "naive", "lr": 0.006, "lr_scheduler_gamma": 0.92}
         builder.foundation = orm.load_node(arguments.start)
     builder.parameters = orm.Dict({**PARAMETERS, **stage, "max_num_epochs": arguments.epochs})
     builder.e0s = orm.Dict({"source": "estimated"})
