@@ -25,11 +25,12 @@ HYBRIDS = ("pbe0-admm", "rpa-pbe0")
 
 
 def radii(tree, found=None):
+    """Return the radii of exact exchange; that of the metric of the resolution of the identity is another thing."""
     found = [] if found is None else found
     for key, value in tree.items():
         if key == "CUTOFF_RADIUS":
             found.append(value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and key != "RI_METRIC":
             radii(value, found)
     return found
 
