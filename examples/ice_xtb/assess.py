@@ -3,6 +3,7 @@
     verdi run assess.py errors          # frames of ices III, IX and XVII by CP2K, against the model
     verdi run assess.py stability       # 20 ps of NPT at 100 K and 1 bar of ices Ih, II, VI and VIII with i-PI
     verdi run assess.py density         # NPT of ice Ic with CP2K itself, against the model
+    verdi run assess.py collapse        # density of ice Ih along NPT with CP2K itself, and with the model
     verdi run assess.py supercells      # energies along the NPT run of ice Ih, in supercells, by CP2K and by the model
 
 Each part needs a running daemon, answers from the cache when repeated, and writes its numbers into ``card.json``.
@@ -165,22 +166,24 @@ def cp2k_npt(atoms: Atoms, processes: int) -> ProcessBuilder:
     )
 
 
-def density_against_cp2k() -> dict[str, dict[str, dict[str, float]]]:
-    """Return densities by CP2K's own NPT and by the model: ice Ic in a cell of 8 molecules, ice Ih in one of 16."""
-    cubic, hexagonal = ice_ic(), ice("Ih", 11, small=True)
-    nodes = finish(
-        {
-            "Ic/cp2k": cp2k_npt(cubic, 1),
-            "Ic/ice-xtb": dynamics(cubic, 6000, 1.0, 5),
-            "Ih/cp2k": cp2k_npt(hexagonal, 2),
-            "Ih/ice-xtb": stability_runs()["Ih"],
-        }
-    )
-    results: dict[str, dict[str, dict[str, float]]] = {"Ic": {}, "Ih": {}}
+def density_against_cp2k() -> dict[str, dict[str, float]]:
+    """Return the density of ice Ic by CP2K's own NPT and by the model."""
+    atoms = ice_ic()
+    nodes = finish({"cp2k": cp2k_npt(atoms, 1), "ice-xtb": dynamics(atoms, 6000, 1.0, 5)})
+    return {name: density_of(node, atoms.get_masses().sum()) for name, node in nodes.items()}
+
+
+def collapse() -> dict[str, list[float]]:
+    """Return the density of ice Ih every 100 fs of CP2K's own NPT, and of the model's."""
+    atoms = ice("Ih", 11, small=True)
+    nodes = finish({"cp2k": cp2k_npt(atoms, 2), "ice-xtb": stability_runs()["Ih"]})
+    results = {}
     for name, node in nodes.items():
-        crystal, _, who = name.partition("/")
-        masses = (cubic if crystal == "Ic" else hexagonal).get_masses().sum()
-        results[crystal][who] = density_of(node, masses)
+        properties = node.outputs.properties
+        volumes = properties.get_array("volume_A3")
+        times = np.where(np.isfinite(volumes), properties.get_array("time_fs"), np.inf)
+        kept = [np.abs(times - time_fs).argmin() for time_fs in range(0, 2001, 100)]
+        results[name] = np.round(density(atoms.get_masses().sum(), volumes[kept]), 4).tolist()
     return results
 
 
@@ -213,7 +216,13 @@ def supercells() -> list[dict[str, float]]:
     return results
 
 
-PARTS = {"errors": errors, "stability": stability, "density": density_against_cp2k, "supercells": supercells}
+PARTS = {
+    "errors": errors,
+    "stability": stability,
+    "density": density_against_cp2k,
+    "collapse": collapse,
+    "supercells": supercells,
+}
 
 if __name__ == "__main__":
     part = sys.argv[1]
