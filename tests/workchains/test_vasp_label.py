@@ -10,6 +10,7 @@ import pytest
 from aiida import orm
 from aiida.engine import run_get_node
 from aiida.manage.caching import enable_caching
+from aiida.plugins import DataFactory
 from aiida.tools.archive import create_archive
 from ase import Atoms
 from ase.build import molecule
@@ -224,7 +225,8 @@ def test_no_potential_gets_into_the_repository_or_an_archive(label, tmp_path):
     assert not [secret for secret in secrets if secret in text]
     # The same look finds a potential that is exported on purpose
     whole = tmp_path / "whole.aiida"
-    create_archive(None, filename=whole)
+    files = orm.QueryBuilder().append(DataFactory("vasp.potcar_file"), project="*").all(flat=True)
+    create_archive(files, filename=whole)
     types, text = read_archive(whole)
     assert "data.vasp.potcar_file.PotcarFileData." in types
     assert all(secret in text for secret in secrets)
