@@ -22,6 +22,7 @@ from aiida_mlfinetune.calculations.validators import (
     validate_dict,
     validate_program,
 )
+from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.checks import frames_problem
 
@@ -52,13 +53,9 @@ def _mpi_processes(inputs: Mapping[str, Any]) -> int:
     """Return the number of MPI processes that a job will have, with what AiiDA fills in."""
     code, options = inputs["code"], inputs.get("metadata", {}).get("options", {})
     with_mpi = code.with_mpi if code.with_mpi is not None else options.get("withmpi", False)
-    resources = options.get("resources", {})
     if not with_mpi:
         return 1
-    if total := resources.get("tot_num_mpiprocs"):
-        return int(total)
-    per_machine = resources.get("num_mpiprocs_per_machine") or code.computer.get_default_mpiprocs_per_machine() or 1
-    return int(resources.get("num_machines", 1)) * int(per_machine)
+    return mpi_processes(options.get("resources", {}), code.computer.get_default_mpiprocs_per_machine() or 1)
 
 
 def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:

@@ -23,6 +23,7 @@ from aiida_mlfinetune.calculations.functions.trajectory import FRAMES_PREFIX, PR
 from aiida_mlfinetune.calculations.validators import validate_dict
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
+from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.md_settings import MdSettings
 from aiida_mlfinetune.science.selection import Selection, select_indices
@@ -208,11 +209,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
 def run_options(base: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return scheduler options; MPI is used where more than one process is asked for, unless options say otherwise."""
     merged = merge(base, options or {}, {""}, "options")
-    resources = merged.get("resources", {})
-    processes = resources.get("tot_num_mpiprocs") or (
-        resources.get("num_machines", 1) * resources.get("num_mpiprocs_per_machine", 1)
-    )
-    merged.setdefault("withmpi", processes > 1)
+    merged.setdefault("withmpi", mpi_processes(merged.get("resources", {})) > 1)
     return merged
 
 

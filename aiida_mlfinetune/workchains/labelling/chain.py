@@ -24,6 +24,7 @@ from aiida_mlfinetune.calculations.functions.labelling import (
 )
 from aiida_mlfinetune.calculations.validators import new_level_problem, validate_dict, validate_positive
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.checks import frames_problem
@@ -160,7 +161,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         namespace.code = code
         scheduler = merge(inputs["metadata"]["options"], options or {}, {""}, "options")
         if engine.name in {"cp2k", "vasp"}:
-            scheduler.setdefault("withmpi", _processes(scheduler) > 1)
+            scheduler.setdefault("withmpi", mpi_processes(scheduler.get("resources", {})) > 1)
         if "options" in engine.calculation.spec().inputs:
             namespace.options = orm.Dict(scheduler)
         else:
@@ -304,9 +305,3 @@ def _task(batch: DatasetData, *, attempt: int = 1, rung: orm.Dict | None = None,
 
 def _dataset_problem(dataset: DatasetData, spec: Mapping[str, Any]) -> str | None:
     return new_level_problem(spec, dataset) or frames_problem(dataset.frames)
-
-
-def _processes(options: Mapping[str, Any]) -> int:
-    resources = options.get("resources", {})
-    per_machine = resources.get("num_machines", 1) * resources.get("num_mpiprocs_per_machine", 1)
-    return int(resources.get("tot_num_mpiprocs") or per_machine)

@@ -13,6 +13,7 @@ from aiida.engine import ProcessBuilder
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation
 from aiida_mlfinetune.calculations.functions.dataset import subset
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.parsers.raw.json_lines import read_json_lines
@@ -210,9 +211,7 @@ def _vasp_jobs(chain: orm.WorkChainNode) -> Iterator[tuple[orm.CalcJobNode, list
 
 
 def _processes(job: orm.CalcJobNode) -> int:
-    resources = job.get_option("resources") or {}
-    per_machine = resources.get("num_machines", 1) * resources.get("num_mpiprocs_per_machine", 1)
-    return int(resources.get("tot_num_mpiprocs") or per_machine) if job.get_option("withmpi") else 1
+    return mpi_processes(job.get_option("resources") or {}) if job.get_option("withmpi") else 1
 
 
 def _retrieved(job: orm.CalcJobNode, name: str) -> str:
