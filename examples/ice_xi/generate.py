@@ -56,7 +56,8 @@ def remember(name: str, node: orm.Data) -> None:
 
 def recall(name: str) -> DatasetData:
     """Return the node of a group."""
-    return orm.load_group(f"{GROUP}/{name}").nodes.one()
+    (node,) = orm.load_group(f"{GROUP}/{name}").nodes
+    return node
 
 
 def sample() -> None:
