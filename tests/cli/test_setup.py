@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,5 @@ def test_a_new_profile_needs_no_service_and_lies_where_it_should(tmp_path: Path)
     assert "core.zeromq" in config
     assert "core.sqlite_dos" in config
     assert not (tmp_path / "home" / ".aiida").exists()
+    (database,) = (tmp_path / ".aiida" / "repository").glob("*/database.sqlite")
+    assert sqlite3.connect(database).execute("PRAGMA journal_mode").fetchone() == ("wal",)
