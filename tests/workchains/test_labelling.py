@@ -127,6 +127,25 @@ def test_a_second_run_is_answered_from_the_cache(cp2k_code):
     assert again["dataset"].base.caching.compute_hash() == outputs["dataset"].base.caching.compute_hash()
 
 
+def test_what_depends_on_all_cells_is_settled_when_they_are_known(cp2k_code):
+    """A work chain that makes its frames first cannot know the k-points of a level when its builder is made."""
+    level = load_level(
+        "revpbe-d3-demo",
+        {"key": "open/cp2k", "kpoints": {"spacing_per_A": 1.3}, "kind": {"BASIS_SET": "SZV-MOLOPT-SR-GTH"}},
+    )
+    builder = LabellingWorkChain.get_builder_from_protocol(cp2k_code, None, level=level, protocol="demo")
+    builder.dataset = dataset(
+        [Atoms("Ar", cell=[3.0, 3.4, 5.0], pbc=True), Atoms("Ar", cell=[3.5, 3.4, 5.0], pbc=True)]
+    )
+    outputs, node = run_get_node(builder)
+    assert node.is_finished_ok, node.exit_message
+    (job,) = jobs(node)
+    assert job.inputs.level["kpoints"] == {"mesh": [2, 2, 1]}
+    assert job.inputs.level.creator.caller == node
+    assert "KPOINTS" in job.inputs.level["parameters"]["DFT"]
+    assert outputs["dataset"].levels["open/cp2k"]["counts"]["forces"] == 2
+
+
 # jobs that end early
 
 KILLED = """#!/bin/bash

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.batches import batch_indices
 from aiida_mlfinetune.science.frames import Frames
@@ -22,6 +23,12 @@ def make_batches(dataset: DatasetData, frames_per_job: orm.Int, mixed: orm.Bool)
     """
     batches = batch_indices(dataset.frames, frames_per_job.value, mixed=mixed.value)
     return {f"{BATCH}{number:04d}": DatasetData.subset(dataset, part) for number, part in enumerate(batches)}
+
+
+@calcfunction
+def settle_cp2k(level: orm.Dict, dataset: DatasetData) -> orm.Dict:
+    """Return a CP2K level with the exact-exchange radius and the k-points that hold for all frames of ``dataset``."""
+    return orm.Dict(settle_for(level.get_dict(), dataset.frames))
 
 
 @calcfunction

@@ -190,11 +190,20 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
 
     def prepare(self) -> None:
         """Sort the frames into batches."""
+        self.ctx.level = self._settled_level()
         mixed = orm.Bool(self.engine.mixes_compositions)
         size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
         batches = make_batches(self.inputs.dataset, size, mixed)
         self.ctx.queue = [_task(batches[name]) for name in sorted(batches)]
         self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0
+
+    def _settled_level(self) -> orm.Dict:
+        """Return the level, with what depends on all frames settled by them where it was left open."""
+        engine, level, dataset = self.engine, self.inputs.level, self.inputs.dataset
+        if engine.settle is None or engine.settle_node is None:
+            return level
+        spec = level.get_dict()
+        return level if engine.settle(spec, dataset.frames) == spec else engine.settle_node(level, dataset)
 
     def has_batches(self) -> bool:
         """Whether frames are left to be labelled."""
@@ -208,7 +217,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         self.ctx.jobs = []
         for task in self.ctx.running:
             inputs = AttributeDict(self.exposed_inputs(engine.calculation, engine.namespace))
-            inputs.update(dataset=task.batch, level=self.inputs.level)
+            inputs.update(dataset=task.batch, level=self.ctx.level)
             if task.rung is not None:
                 inputs.convergence = task.rung
             if engine.own_queue:
@@ -295,6 +304,11 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     except StudyError as error:
         return str(error)
     shared = {name: inputs[name] for name in ("dataset", "level") if name in inputs}
+    try:
+        if engine.settle is not None and "dataset" in inputs:
+            shared["level"] = orm.Dict(engine.settle(spec, inputs["dataset"].frames))
+    except StudyError as error:
+        return str(error)
     return engine.problem({**inputs[engine.namespace], **shared})
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiida import orm
 from aiida.engine import Process
 
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
@@ -19,8 +20,10 @@ from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung, cp2k_ladder
+from aiida_mlfinetune.calculations.functions.labelling import settle_cp2k
 from aiida_mlfinetune.calculations.vasp_input import check_vasp_level
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain, vasp_inputs_problem
 from aiida_mlfinetune.workchains.protocols.ase_levels import available_ase_levels, load_ase_level
@@ -44,6 +47,7 @@ class Engine:
         own_queue: whether the process takes all frames at once, with the input ``max_concurrent``, and queues them.
         ladder: returns the rungs for a level, each with a ``name``; None for an engine that has none.
         settle: returns a level with what has to be the same for all frames settled by them; None if there is no such.
+        settle_node: the same for nodes, as a step of the graph.
         check_rung: raises ``StudyError`` on a rung that is not one for this engine, or that may change the labels.
     """
 
@@ -59,6 +63,7 @@ class Engine:
     ladder: Callable[[Mapping[str, Any]], list[dict[str, Any]]] | None = None
     check_rung: Callable[[Mapping[str, Any]], None] | None = None
     settle: Callable[[Mapping[str, Any], Frames], dict[str, Any]] | None = None
+    settle_node: Callable[[orm.Dict, DatasetData], orm.Dict] | None = None
 
     def check_ladder(self, ladder: Sequence[Mapping[str, Any]]) -> None:
         """Check the rungs that frames of this engine may climb.
@@ -86,6 +91,7 @@ CP2K = Engine(
     ladder=cp2k_ladder,
     check_rung=check_cp2k_rung,
     settle=settle_for,
+    settle_node=settle_cp2k,
 )
 ASE = Engine(
     "ase",
