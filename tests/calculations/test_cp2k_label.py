@@ -15,10 +15,8 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.direct_cp2k import run_directly
+from tests.fixtures.finite_differences import check_finite_differences, displaced, finite_difference_frames
 from tests.fixtures.waters import two_waters
-
-STEP_A = 0.001
-STRAIN = 0.001
 
 
 def xtb(max_scf=50):
@@ -41,43 +39,6 @@ def tiny_dft():
 
 def argon():
     return Atoms("Ar2", positions=[[0.9, 1.1, 1.2], [1.8, 2.0, 3.3]], cell=np.diag([4.4, 4.6, 4.8]), pbc=True)
-
-
-def displaced(atoms, atom, axis, step):
-    moved = atoms.copy()
-    moved.positions[atom, axis] += step
-    return moved
-
-
-def strained(atoms, i, j, strain):
-    """Return atoms under the symmetric strain e_ij = e_ji."""
-    deformation = np.eye(3)
-    deformation[i, j] += strain / 2
-    deformation[j, i] += strain / 2
-    deformed = atoms.copy()
-    deformed.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
-    return deformed
-
-
-def finite_difference_frames(atoms, coordinates, strains):
-    frames = [atoms]
-    for atom, axis in coordinates:
-        frames += [displaced(atoms, atom, axis, sign * STEP_A) for sign in (1, -1)]
-    for i, j in strains:
-        frames += [strained(atoms, i, j, sign * STRAIN) for sign in (1, -1)]
-    return frames
-
-
-def check_finite_differences(frames, labels, first, coordinates, strains, atol_force, atol_stress):
-    """Compare forces and stress of frame ``first`` with differences of the energies of the frames after it."""
-    energies = labels.energy[first + 1 :]
-    for number, (atom, axis) in enumerate(coordinates):
-        difference = -(energies[2 * number] - energies[2 * number + 1]) / (2 * STEP_A)
-        assert labels.forces[frames.slice(first)][atom, axis] == pytest.approx(difference, abs=atol_force)
-    energies = energies[2 * len(coordinates) :]
-    for number, (i, j) in enumerate(strains):
-        difference = (energies[2 * number] - energies[2 * number + 1]) / (2 * STRAIN) / frames.volumes[first]
-        assert labels.stress[first, i, j] == pytest.approx(difference, abs=atol_stress)
 
 
 def check_against_direct(labels, frames, index, direct):
