@@ -14,6 +14,13 @@ from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.levels import IntArray
 
 SETS = ("train", "valid", "test")
+CHOICES: Mapping[str, Mapping[str, Any]] = {
+    "kaur2025": {"train": (50, 100, 160, 200, 320, 400), "valid": 100},
+    "caco3": {"train": (10, 30, 50, 100, 200, 300), "valid": 100},
+}
+"""Published sizes of nested sets: Kaur et al., Faraday Discuss. 256, 120 (2025); the CaCO3 report (100 held out)."""
+MIN_VALID = 2
+"""A smaller validation set has no spread that an error could be compared with."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,125 @@ def split_frames(frames: Frames, sizes: SplitSizes) -> dict[str, IntArray]:
         if not chosen["train"]:
             raise FramesError("no frame is left for training: lower 'min_separation' or take smaller sets")
     return {name: np.array(sorted(indices), dtype=np.int64) for name, indices in chosen.items()}
+
+
+@dataclass(frozen=True)
+class NestedSizes:
+    """How to split into nested training sets, one validation set and one test set.
+
+    Attributes:
+        train: sizes of the training sets: counts, or fractions of all frames below 1; in ascending order.
+        valid: frames of the validation set, likewise.
+        test: frames of the test set, likewise; 0 for none.
+        seed: of the shuffle.
+        min_separation: see ``SplitSizes``; None where it is to be the correlation time of the runs.
+    """
+
+    train: tuple[float, ...]
+    valid: float
+    test: float = 0
+    seed: int = 0
+    min_separation: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            FramesError: no size, a size that is there twice, or what ``SplitSizes`` refuses.
+        """
+        object.__setattr__(self, "train", tuple(sorted(self.train)))
+        if not self.train or len(set(self.train)) < len(self.train):
+            raise FramesError(f"give each size of the nested training sets once: {list(self.train)}")
+        for size in self.train:
+            SplitSizes(valid=self.valid, test=self.test, train=size, min_separation=self.min_separation or 0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NestedSizes:
+        """Build from plain JSON types: the attributes, or ``choice`` (a name in ``CHOICES``) and what differs from it.
+
+        Raises:
+            FramesError: an unknown name or choice, or what ``NestedSizes`` refuses.
+        """
+        known = list(cls.__dataclass_fields__)
+        given = {key: value for key, value in values.items() if key != "choice"}
+        if unknown := sorted(set(given) - set(known)):
+            raise FramesError(f"unknown entries in nested splits: {unknown}; known: {['choice', *known]}")
+        choice = values.get("choice")
+        if choice is not None:
+            if choice not in CHOICES:
+                raise FramesError(f"there is no choice {choice!r} of nested sizes: there are {list(CHOICES)}")
+            given = {**CHOICES[choice], **given}
+        if missing := {"train", "valid"} - set(given):
+            raise FramesError(f"nested splits need {sorted(missing)}, or a 'choice' of {list(CHOICES)}")
+        if not isinstance(given["train"], Sequence) or isinstance(given["train"], str):
+            raise FramesError(f"'train' of nested splits must list the sizes, got {given['train']!r}")
+        return cls(**{**given, "train": tuple(given["train"])})
+
+    def counts(self, n_frames: int) -> tuple[list[int], int, int]:
+        """Return the sizes of the training sets, and those of the validation and of the test set.
+
+        Raises:
+            FramesError: more frames are wanted than there are, a set would be empty, or two would be equal.
+        """
+        all_counts = [SplitSizes(valid=self.valid, test=self.test, train=size).counts(n_frames) for size in self.train]
+        train = [counts["train"] for counts in all_counts]
+        if len(set(train)) < len(train):
+            raise FramesError(f"of {n_frames} frames, the fractions {list(self.train)} make equal sets: {train}")
+        if all_counts[0]["valid"] < MIN_VALID:
+            raise FramesError(
+                f"the validation set of {all_counts[0]['valid']} frames is too small: it needs at least {MIN_VALID}"
+            )
+        return train, all_counts[0]["valid"], all_counts[0]["test"]
+
+
+@dataclass(frozen=True)
+class NestedSplit:
+    """Indices of nested training sets, and of the sets that they are judged on.
+
+    Attributes:
+        train: by size, indices in ascending order; each set contains the smaller ones.
+        valid: indices of the validation set.
+        test: indices of the test set, may be empty.
+        n_left_out: frames that are in no set because they are too close in time to those of another.
+    """
+
+    train: Mapping[int, IntArray]
+    valid: IntArray
+    test: IntArray
+    n_left_out: int
+
+
+def nested_split(frames: Frames, sizes: NestedSizes, min_separation: int | None = None) -> NestedSplit:
+    """Split into nested training sets, one validation and one test set, alike in composition.
+
+    Validation and test set depend on their own sizes, the seed and the separation alone, and each training set on
+    these and its own size: a size that is added later leaves all other sets as they are.
+
+    Args:
+        frames: n configurations.
+        sizes: how many frames of each set.
+        min_separation: steps, used where ``sizes`` says None; by default 0.
+
+    Raises:
+        FramesError: sizes that do not fit, equal frames, or too few frames far enough from the other sets.
+    """
+    train, n_valid, n_test = sizes.counts(len(frames))
+    separation = sizes.min_separation if sizes.min_separation is not None else min_separation or 0
+    held_out = split_frames(frames, SplitSizes(n_valid, n_test, seed=sizes.seed, min_separation=separation))
+    pool = held_out["train"]
+    if max(train) > len(pool):
+        raise FramesError(
+            f"the largest training set wants {max(train)} frames, but of {len(frames)} frames only {len(pool)} are "
+            f"left that are at least {separation} steps from the {n_valid + n_test} held out: take smaller sets, lower "
+            "'min_separation', or sample more"
+        )
+    nested = nested_training_sets(frames.select(pool), train, sizes.seed)
+    return NestedSplit(
+        train={size: pool[indices] for size, indices in nested.items()},
+        valid=held_out["valid"],
+        test=held_out["test"],
+        n_left_out=len(frames) - len(pool) - n_valid - n_test,
+    )
 
 
 def nested_training_sets(frames: Frames, sizes: Sequence[int], seed: int) -> dict[int, IntArray]:

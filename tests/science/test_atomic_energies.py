@@ -6,8 +6,10 @@ from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.programs.mace_train import least_squares_shift
 from aiida_mlfinetune.science.atomic_energies import (
     composition_matrix,
+    determination,
     estimate_atomic_energies,
     isolated_atom_energies,
+    residual_rmse,
 )
 from aiida_mlfinetune.science.frames import Frames
 
@@ -75,3 +77,40 @@ def test_isolated_atoms_give_their_energies():
     assert isolated_atom_energies(frames, np.array([-9.0, -1.0, -4.0, -1.5])) == {"H": -1.25, "O": -4.0}
     with pytest.raises(LabelsError, match="a single O atom"):
         isolated_atom_energies(make_frames("H2O", "H"), np.array([-9.0, -1.0]))
+
+
+def test_pure_ice_determines_the_total_of_a_molecule_alone():
+    found = determination(make_frames("H4O2", "H2O", "H16O8"))
+    assert (found.rank, found.is_complete, found.condition) == (1, False, pytest.approx(1.0))
+    assert (found.determined, found.free) == (((2, 1),), ((1, -2),))
+    assert found.in_words() == "H and O separately are not determined: only 2 H + O"
+    assert found.freedom_in_words() == "no total changes with H +1, O -2 eV"
+    assert found.to_dict()["undetermined"] == ["H +1, O -2"]
+
+
+@pytest.mark.parametrize(
+    ("formulas", "rank", "words"),
+    [
+        (("H2O", "H2"), 2, "H and O are determined"),
+        (("H2O", "CO2"), 2, "H, C and O separately are not determined: only 2 H + O and C + 2 O"),
+        (("H2O", "H2", "CNO", "C2N2"), 3, "H and O are determined; C and N separately are not determined: only C + N"),
+        (("C2H6O", "CH4O"), 2, "H, C and O separately are not determined: only 2 H + O and C - O"),
+        (("O",), 1, "O is determined"),
+    ],
+)
+def test_what_is_determined_is_said_in_words(formulas, rank, words):
+    found = determination(make_frames(*formulas))
+    assert (found.rank, found.in_words()) == (rank, words)
+    matrix = composition_matrix(make_frames(*formulas), list(found.elements))
+    assert rank == np.linalg.matrix_rank(matrix)
+    assert not any((matrix @ np.array(move)).any() for move in found.free)
+    assert bool(found.freedom_in_words()) is not found.is_complete
+
+
+def test_the_error_with_a_shift_is_that_of_shifted_predictions():
+    frames = make_frames("H2O", "H2")
+    energies = np.array([-9.0, np.nan])
+    assert residual_rmse(frames, energies, np.array([-12.0, 5.0]), {}) == pytest.approx(1.0)
+    assert residual_rmse(frames, energies, np.array([-12.0, 5.0]), {"H": 1.0, "O": 1.0}) == pytest.approx(0.0)
+    with pytest.raises(LabelsError, match="no frame has one"):
+        residual_rmse(frames, np.full(2, np.nan), np.zeros(2), {})

@@ -7,7 +7,14 @@ import pytest
 
 from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.splits import SplitSizes, nested_training_sets, split_frames
+from aiida_mlfinetune.science.splits import (
+    CHOICES,
+    NestedSizes,
+    SplitSizes,
+    nested_split,
+    nested_training_sets,
+    split_frames,
+)
 from tests.fixtures.frames import make_frames
 
 
@@ -128,3 +135,81 @@ def test_nested_sets_contain_the_smaller_ones(frames):
 def test_nested_sets_that_do_not_fit_are_refused(frames, sizes):
     with pytest.raises(FramesError, match=r"must lie in 1\.\.30"):
         nested_training_sets(frames, sizes, seed=1)
+
+
+def nested(frames, **values):
+    return nested_split(frames, NestedSizes.from_dict({"valid": 6, "seed": 2, **values}))
+
+
+def test_nested_splits_hold_disjoint_sets(frames):
+    split = nested(frames, train=[4, 8, 16], test=3)
+    assert (list(split.train), len(split.valid), len(split.test), split.n_left_out) == ([4, 8, 16], 6, 3, 0)
+    assert set(split.train[4]) < set(split.train[8]) < set(split.train[16])
+    together = [*split.train[16], *split.valid, *split.test]
+    assert len(set(together)) == 25
+    assert gas_counts(frames, {"valid": split.valid, "train": split.train[16]}) == {"valid": 2, "train": 5}
+
+
+@pytest.mark.parametrize("separation", [0, 25])
+def test_a_set_does_not_depend_on_which_other_sizes_are_asked_for(frames, separation):
+    crystal = frames.select(range(20))
+    one = nested(crystal, train=[4], valid=4, min_separation=separation)
+    three = nested(crystal, train=[8, 2, 4], valid=4, min_separation=separation)
+    assert one.train[4].tolist() == three.train[4].tolist()
+    assert one.valid.tolist() == three.valid.tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nested_sets_keep_their_distance_in_time(frames, seed):
+    crystal = frames.select(range(20))
+    sizes = NestedSizes((3, 6), valid=4, test=3, seed=seed)
+    split = nested_split(crystal, sizes, min_separation=25)
+    assert split.n_left_out > 0
+    for one, other in ((split.train[6], split.valid), (split.train[6], split.test), (split.valid, split.test)):
+        gaps = np.abs(crystal.steps[one][:, None] - crystal.steps[other][None, :])
+        assert gaps.min() >= 25
+    given = NestedSizes((3, 6), valid=4, test=3, seed=seed, min_separation=0)
+    assert nested_split(crystal, given, min_separation=25).n_left_out == 0
+
+
+def test_fractions_are_of_all_frames(frames):
+    split = nested(frames, train=[0.1, 0.4], valid=0.2, test=0.1)
+    assert (list(split.train), len(split.valid), len(split.test)) == ([3, 12], 6, 3)
+
+
+def test_published_sizes_are_choices():
+    kaur = NestedSizes.from_dict({"choice": "kaur2025", "seed": 5})
+    assert kaur == NestedSizes((50, 100, 160, 200, 320, 400), valid=100, seed=5)
+    caco3 = NestedSizes.from_dict({"choice": "caco3"})
+    assert caco3 == NestedSizes((10, 30, 50, 100, 200, 300), valid=100)
+    assert kaur.counts(500) == ([50, 100, 160, 200, 320, 400], 100, 0)
+    assert caco3.counts(400)[0][-1] == 300
+    assert NestedSizes.from_dict({"choice": "caco3", "valid": 50}).valid == 50
+    assert set(CHOICES) == {"kaur2025", "caco3"}
+
+
+def test_nested_splits_of_equal_frames_are_refused(frames):
+    with pytest.raises(FramesError, match="frames are equal to others"):
+        nested(Frames.concatenate([frames, frames.select([3])]), train=[4])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": []}, "each size"),
+        ({"train": [4, 4]}, "each size .* once"),
+        ({"train": [0.1, 0.11]}, "counts or as fractions, not both"),
+        ({"train": [0.1, 0.11], "valid": 0.2}, "make equal sets"),
+        ({"train": 8}, "must list the sizes"),
+        ({"train": [4, 30]}, "wants 36 frames"),
+        ({"train": [4], "valid": 1}, "needs at least 2"),
+        ({"train": [4], "vaild": 2}, r"unknown entries in nested splits: \['vaild'\]"),
+        ({"choice": "kaur"}, "no choice 'kaur'"),
+        ({"choice": "kaur2025"}, "wants 56 frames"),
+        ({"train": [12], "valid": 4, "min_separation": 300}, "lower 'min_separation'|take smaller"),
+        ({}, r"need \['train'\]"),
+    ],
+)
+def test_nested_sizes_that_make_no_sense_are_refused(frames, values, message):
+    with pytest.raises(FramesError, match=message):
+        nested(frames, **values)
