@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiida_mlfinetune.plotting.assessment import plot_scans, plot_volume_curve
 from aiida_mlfinetune.plotting.dynamics import plot_density, plot_energies, plot_temperature
 from aiida_mlfinetune.plotting.labels import (
     plot_coverage,
@@ -25,6 +26,8 @@ __all__ = (
     "plot_net_force",
     "plot_parity",
     "plot_rmse",
+    "plot_scans",
     "plot_temperature",
+    "plot_volume_curve",
     "to_svg",
 )
