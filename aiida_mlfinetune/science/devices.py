@@ -18,7 +18,7 @@ def device_problem(device: str, dtype: str, enable_cueq: object = False) -> str 
     if device not in DEVICES:
         return f"'device' must be one of {list(DEVICES)}, got {device!r}"
     if dtype not in DTYPES:
-        return f"the precision must be one of {list(DTYPES)}, got {dtype!r}"
+        return f"'dtype' must be one of {list(DTYPES)}, got {dtype!r}"
     if device == "mps" and dtype == "float64":
         return "GPUs of Apple ('device' mps) know no float64: use float32, or the device cpu"
     if not isinstance(enable_cueq, bool):

@@ -8,11 +8,11 @@ from typing import Any
 
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.science.devices import DTYPES, device_problem
 from aiida_mlfinetune.science.md_settings import MdSettings
 
 BEADS_SUPPORTED = (1,)
 """Numbers of beads that the input can be written for."""
-DTYPES = ("float64", "float32")
 DEVICES = ("cpu", "cuda")
 
 
@@ -43,6 +43,7 @@ class IpiSettings(MdSettings):
         head: head of the model; needed if it has several.
         dtype: precision of the model, ``float64`` or ``float32``.
         device: where the model runs, ``cpu`` or ``cuda``.
+        enable_cueq: whether the model uses the kernels of cuEquivariance; with ``cuda`` only.
         min_distance_A: two atoms closer than this end the run as exploded.
         max_force_eV_A: a force above this ends it.
         max_displacement_A: an atom that moves further in one step ends it.
@@ -57,6 +58,7 @@ class IpiSettings(MdSettings):
     head: str | None = None
     dtype: str = "float64"
     device: str = "cpu"
+    enable_cueq: bool = False
     min_distance_A: float = 0.4  # noqa: N815 - the unit
     max_force_eV_A: float = 200.0  # noqa: N815
     max_displacement_A: float = 0.5  # noqa: N815
@@ -76,6 +78,8 @@ class IpiSettings(MdSettings):
         for name, choices in (("dtype", DTYPES), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise StudyError(f"{name} is {getattr(self, name)!r}: choose from {list(choices)}")
+        if (problem := device_problem(self.device, self.dtype, self.enable_cueq)) is not None:
+            raise StudyError(problem)
         for name in ("min_distance_A", "max_force_eV_A", "max_displacement_A"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
