@@ -82,6 +82,7 @@ def plot_learning_curve(
     if drawn:
         make_logarithmic(ax)
         ax.set_xscale("log")
+        ax.margins(x=0.06, y=0.08)
         ticks = sorted(set(drawn))
         ax.xaxis.set_major_locator(FixedLocator(_spread_out(ticks)))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -103,8 +104,9 @@ def _add_percent(ax: Axes, spread: float) -> None:
     right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     right.yaxis.set_minor_locator(NullLocator())
-    right.spines["right"].set_visible(True)
-    right.set_ylabel("% of the standard deviation")
+    right.tick_params(colors=INK, labelsize=8)
+    right.spines["right"].set(visible=True, color=INK)
+    right.set_ylabel("% of the standard deviation", color=INK, fontsize=9)
 
 
 def _spread_out(sizes: list[int]) -> list[int]:

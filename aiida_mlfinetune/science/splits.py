@@ -100,7 +100,8 @@ def split_frames(frames: Frames, sizes: SplitSizes) -> dict[str, IntArray]:
     """Return the indices of the training, validation and test set, each in ascending order.
 
     Every composition (formula and periodicity) gets its share of every set, so that crystal and gas frames are in all
-    of them as far as the numbers allow.
+    of them as far as the numbers allow. With a separation, which keeps frames together that are close in time, so does
+    every run: otherwise one run, say all frames at one temperature, could make up a whole set.
 
     Raises:
         FramesError: sizes that do not fit, equal frames (which might stand on both sides), or too few frames that are
@@ -110,6 +111,9 @@ def split_frames(frames: Frames, sizes: SplitSizes) -> dict[str, IntArray]:
     counts = sizes.counts(len(frames))
     rng = np.random.default_rng(sizes.seed)
     strata = list(_strata(frames).values())
+    if sizes.min_separation:
+        runs = [run for members in strata for run in _runs(frames, members)]
+        strata = [runs[index] for index in rng.permutation(len(runs))]
     clusters = [_shuffled(_clusters(frames, members, sizes.min_separation), rng) for members in strata]
     chosen: dict[str, list[int]] = {name: [] for name in SETS}
     rest = sizes.train is None
@@ -273,6 +277,17 @@ def _strata(frames: Frames) -> dict[tuple[str, bool], list[int]]:
     for index, formula in enumerate(frames.formulas):
         groups.setdefault((formula, bool(frames.pbc[index].any())), []).append(index)
     return groups
+
+
+def _runs(frames: Frames, members: list[int]) -> list[list[int]]:
+    """Return the frames of each run with more than one frame of known step, and all others together."""
+    by_source: dict[int, list[int]] = {}
+    for index in members:
+        source = int(frames.source_index[index]) if frames.steps[index] >= 0 else -1
+        by_source.setdefault(source, []).append(index)
+    runs = [own for source, own in by_source.items() if source >= 0 and len(own) > 1]
+    others = [index for source, own in by_source.items() if source < 0 or len(own) == 1 for index in own]
+    return [*runs, others] if others else runs
 
 
 def _clusters(frames: Frames, members: list[int], min_separation: int) -> list[list[int]]:

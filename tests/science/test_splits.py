@@ -81,6 +81,18 @@ def test_neighbours_in_time_do_not_stand_on_both_sides(frames, seed):
                 assert gaps.min() >= 25
 
 
+def test_with_a_separation_every_run_has_its_share_of_every_set():
+    runs = [make_frames(20, 0, seed=number).with_source(f"run {number}") for number in range(4)]
+    frames = Frames.concatenate(runs)
+    sets = split_frames(frames, SplitSizes(valid=16, test=8, seed=3, min_separation=15))
+    for name, share in (("valid", 4), ("test", 2)):
+        counts = np.bincount(frames.source_index[sets[name]], minlength=4)
+        assert counts.tolist() == [share] * 4, name
+    own = frames.source_index[sets["train"]][:, None] == frames.source_index[sets["valid"]][None, :]
+    gaps = np.abs(frames.steps[sets["train"]][:, None] - frames.steps[sets["valid"]][None, :])
+    assert gaps[own].min() >= 15
+
+
 def test_a_separation_that_cannot_be_had_is_refused(frames):
     with pytest.raises(FramesError, match="lower 'min_separation'"):
         split_frames(frames.select(range(20)), SplitSizes(train=16, valid=2, test=2, min_separation=50))

@@ -10,7 +10,7 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.merging import drop_levels, transfer_labels
 from aiida_mlfinetune.science.selection import Selection, select_indices
-from aiida_mlfinetune.science.splits import SplitSizes, nested_training_sets, split_frames
+from aiida_mlfinetune.science.splits import SplitSizes, split_frames
 from aiida_mlfinetune.science.volumes import frames_at_random_volumes
 
 REFERENCE_VOLUME = "reference_volume_A3"
@@ -38,13 +38,6 @@ def split(dataset: DatasetData, parameters: orm.Dict) -> dict[str, DatasetData]:
     """
     sets = split_frames(dataset.frames, SplitSizes.from_dict(parameters.get_dict()))
     return {name: DatasetData.subset(dataset, indices) for name, indices in sets.items() if len(indices)}
-
-
-@calcfunction
-def nested_sets(dataset: DatasetData, sizes: orm.List, seed: orm.Int) -> dict[str, DatasetData]:
-    """Return views ``n_<size>`` of a training set, each of which contains the smaller ones."""
-    sets = nested_training_sets(dataset.frames, sizes.get_list(), seed.value)
-    return {f"n_{size}": DatasetData.subset(dataset, indices) for size, indices in sets.items()}
 
 
 @calcfunction

@@ -57,12 +57,6 @@ def test_a_split_of_equal_frames_is_refused(dataset):
         functions.split(doubled, orm.Dict({"valid": 2}))
 
 
-def test_nested_sets_are_views(dataset):
-    sets = functions.nested_sets(dataset, orm.List([2, 5]), orm.Int(1))
-    assert set(sets) == {"n_2", "n_5"}
-    assert set(sets["n_2"].indices) < set(sets["n_5"].indices)
-
-
 def test_selected_frames_are_a_view_of_the_trajectory(dataset):
     view = functions.select_frames(dataset, orm.Dict({"n_frames": 3, "seed": 1, "equilibration": 0.4}))
     assert view.is_subset
