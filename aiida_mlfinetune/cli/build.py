@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiida_mlfinetune.data.model import MaceModelData
 
-__all__ = ("quiet", "read_crystal", "study_builder")
+__all__ = ("find_foundation", "quiet", "read_crystal", "study_builder")
 
 
 def study_builder(study: Study) -> ProcessBuilder:
@@ -32,7 +32,7 @@ def study_builder(study: Study) -> ProcessBuilder:
     options: dict[str, Any] = {
         "temperature_K": study.temperature_K,
         "pressure_bar": study.pressure_bar,
-        "foundation": None if study.foundation is None else _foundation(study.foundation),
+        "foundation": None if study.foundation is None else find_foundation(study.foundation),
     }
     with quiet():
         builder = chain.get_builder_from_protocol(
@@ -101,21 +101,23 @@ def _code(study: Study, program: str) -> AbstractCode:
         ) from error
 
 
-def _foundation(name: str) -> MaceModelData:
+def find_foundation(name: str) -> MaceModelData:
     """Return a foundation model by its name in the table of known ones, or a model node by pk or uuid."""
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_node
 
+    from aiida_mlfinetune.data.fetching import OFFICIAL
     from aiida_mlfinetune.data.foundations import FOUNDATIONS, load_foundation
     from aiida_mlfinetune.data.model import MaceModelData
 
-    if name in FOUNDATIONS:
+    if name in FOUNDATIONS or name in OFFICIAL:
         return load_foundation(name)
     try:
         node = load_node(int(name) if name.isdigit() else name)
     except (NotExistent, MultipleObjectsError, ValueError) as error:
         raise StudyError(
-            f"unknown foundation {name!r}: give one of {list(FOUNDATIONS)}, or the pk or uuid of a model"
+            f"unknown foundation {name!r}: give one of {list(FOUNDATIONS)}, an official one (`aiida-mlfinetune model "
+            "list`), or the pk or uuid of a model"
         ) from error
     if not isinstance(node, MaceModelData):
         raise StudyError(f"foundation {name!r} is no MACE model, but {node.node_type}")

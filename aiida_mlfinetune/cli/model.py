@@ -1,57 +1,81 @@
-"""``aiida-mlfinetune model``: the passport of a model, and models of one's own."""
+"""``aiida-mlfinetune model``: what a model is, how it was made, and models of one's own."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from aiida_mlfinetune.cli.session import load_any_node, require_profile
+from aiida_mlfinetune.cli.model_files import export, fetch, list_
+from aiida_mlfinetune.cli.session import load_model, require_profile
 
 if TYPE_CHECKING:
-    from aiida_mlfinetune.science.passport import Passport
+    from aiida_mlfinetune.science.model_history import ModelHistory
 
 __all__ = ("model",)
 
 
 @click.group()
 def model() -> None:
-    """MACE models: show a passport, import a file.
+    """MACE models: how one was made, what differs between two, official foundations, files in and out.
 
     \b
     New here?
-      aiida-mlfinetune model show ice-xtb            the foundation that the package ships
+      aiida-mlfinetune model list                    the foundations that are known
+      aiida-mlfinetune model fetch mace-mp-0-medium  get one of the official ones
       aiida-mlfinetune model import my.model --trust
-      aiida-mlfinetune model show PK
+      aiida-mlfinetune model show PK                 how exactly was this made?
+      aiida-mlfinetune model diff PK PK              which inputs differ, which errors moved?
+      aiida-mlfinetune model export PK FOLDER        the file, a model card, and the training set
     """  # noqa: D301 - click reads the control character
 
 
+model.add_command(list_)
+model.add_command(fetch)
+
+
 @model.command("show")
-@click.argument("identifier", metavar="PK|NAME")
+@click.argument("identifier", metavar="PK|NAME|FILE")
 def show(identifier: str) -> None:
-    """Show the passport of the model PK, or of the known foundation NAME.
+    """Show how exactly a model was made: a node PK, a foundation NAME, or a FILE whose checksum is known.
 
-    Next: name the model as the foundation of a study (`foundation: NAME` or its PK), and
-    `aiida-mlfinetune run STUDY.yaml`.
+    Tells what the file is (elements, heads with levels and reference energies), and from the graph the process,
+    its inputs, datasets, seeds, versions, levels of theory, the models that it was made from, and its errors. No model
+    file is opened for it.
+
+    Next: name the model as the foundation of a study (`foundation: NAME` or its PK), compare it with another one
+    (`aiida-mlfinetune model diff`), or give it away (`aiida-mlfinetune model export`).
     """
-    from aiida_mlfinetune.data.foundations import FOUNDATIONS
-    from aiida_mlfinetune.data.model import MaceModelData
+    from aiida_mlfinetune.science.model_history import history_text
 
-    if identifier in FOUNDATIONS:
-        foundation = FOUNDATIONS[identifier]
-        licence = f", licence {foundation.licence}" if foundation.licence else ""
-        _print_passport(foundation.passport, f"Foundation {identifier}{licence}")
-        return
-    if not identifier.isdigit() and "-" not in identifier:
-        raise click.ClickException(f"no foundation {identifier!r} is known: there are {sorted(FOUNDATIONS)}")
-    require_profile()
-    node = load_any_node(identifier)
-    if not isinstance(node, MaceModelData):
-        raise click.ClickException(f"node {identifier} is a {type(node).__name__}, not a model")
-    creator = node.creator
-    made = "imported" if creator is None else f"made by {creator.process_label} ({creator.pk})"
-    _print_passport(node.passport, f"Model {node.pk} {node.label}, {made}")
+    found = _history(identifier)
+    click.echo(found if isinstance(found, str) else history_text(found))
+
+
+@model.command("diff")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+def diff(first: str, second: str) -> None:
+    """Name the inputs that differ between the models A and B, and the errors that moved.
+
+    A and B are what `model show` takes. Errors that were measured on different frames are marked: they do not
+    compare the models.
+
+    Next: evaluate both on the same frames with `mlfinetune.mace_evaluate` where the errors do not compare.
+    """
+    from aiida_mlfinetune.science.model_diff import compare_models, diff_text
+
+    histories = [_history(identifier, frame_hashes=True) for identifier in (first, second)]
+    texts = [name for name, found in zip((first, second), histories, strict=True) if isinstance(found, str)]
+    if texts:
+        raise click.ClickException(f"{texts[0]} is only a name so far: fetch it with `aiida-mlfinetune model fetch`")
+    ours, theirs = histories
+    click.echo(diff_text(compare_models(ours, theirs)))  # type: ignore[arg-type]
+
+
+model.add_command(export)
 
 
 @model.command("import")
@@ -70,8 +94,8 @@ def show(identifier: str) -> None:
 def import_(file: Path, trust: bool, levels: tuple[str, ...], label: str) -> None:
     """Import the model FILE, as saved by MACE, as one node.
 
-    Model files are pickles: opening one runs the code in it. A file whose checksum is that of a known foundation is
-    imported as it is. Any other file is refused unless you say --trust.
+    Model files are pickles: opening one runs the code in it. A file whose checksum is that of a known foundation,
+    shipped or fetched, is imported as it is. Any other file is refused unless you say --trust.
 
     Next: `aiida-mlfinetune model show PK`, then name PK as the foundation of a study.
     """
@@ -89,21 +113,39 @@ def import_(file: Path, trust: bool, levels: tuple[str, ...], label: str) -> Non
     click.echo(f"Next: aiida-mlfinetune model show {node.pk}")
 
 
-def _print_passport(passport: Passport, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _history(identifier: str, *, frame_hashes: bool = False) -> ModelHistory | str:
+    """Return how a model was made; of an official foundation that is not in the profile, what the table says."""
+    from aiida_mlfinetune.data.fetching import OFFICIAL
+    from aiida_mlfinetune.data.foundations import FOUNDATIONS, stored_models
+    from aiida_mlfinetune.report.model_history import foundation_history, model_history
 
-    console = Console(width=max(100, Console().width))
-    console.print(f"[bold]{title}[/bold]")
-    console.print(f"sha256        {passport.sha256}")
-    console.print(f"Architecture  {passport.architecture.get('class', 'unknown')}, cutoff {passport.r_max} angstrom")
-    console.print(f"Parameters    {passport.n_parameters}, {passport.dtype}, mace {passport.mace_version or 'unknown'}")
-    console.print(f"Parent        {passport.parent_sha256 or 'none'}")
-    console.print(f"Seeds         {', '.join(map(str, passport.seeds)) or 'none'}")
-    table = Table("head", "level", "element", "E0 (eV)")
-    for head in passport.heads:
-        for element in passport.elements:
-            table.add_row(head, passport.levels.get(head, "unknown"), element, f"{passport.e0s[head][element]:.6f}")
-    console.print(table)
-    for head, sets in passport.errors.items():
-        console.print(f"Errors        {head}: {sets}")
+    if identifier in FOUNDATIONS:
+        foundation = FOUNDATIONS[identifier]
+        return foundation_history(foundation)
+    path = Path(identifier)
+    if not (identifier in OFFICIAL or identifier.isdigit() or "-" in identifier or path.is_file()):
+        raise click.ClickException(
+            f"no foundation {identifier!r} is known: `aiida-mlfinetune model list` shows those that are"
+        )
+    require_profile()
+    if identifier in OFFICIAL:
+        from aiida_mlfinetune.cli.model_files import official_text
+        from aiida_mlfinetune.data.fetching import records
+
+        record = records().get(identifier)
+        nodes = [] if record is None else stored_models(record.sha256)
+        if nodes:
+            return model_history(nodes[0], frame_hashes=frame_hashes)
+        return official_text(OFFICIAL[identifier], record)
+    if path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        for foundation in FOUNDATIONS.values():
+            if foundation.passport.sha256 == digest:
+                return foundation_history(foundation)
+        if nodes := stored_models(digest):
+            return model_history(nodes[0], frame_hashes=frame_hashes)
+        raise click.ClickException(
+            f"{identifier} has the sha256 {digest}, which this profile does not know, and is not opened to read what "
+            "it is: import it with `aiida-mlfinetune model import FILE --trust` if you trust it"
+        )
+    return model_history(load_model(identifier), frame_hashes=frame_hashes)

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from aiida.orm import Node, ProcessNode
 
     from aiida_mlfinetune.data.dataset import DatasetData
+    from aiida_mlfinetune.data.model import MaceModelData
 
-__all__ = ("load_any_node", "load_dataset", "load_process", "require_daemon", "require_profile")
+__all__ = ("load_any_node", "load_dataset", "load_model", "load_process", "require_daemon", "require_profile")
 
 
 def require_profile(name: str | None = None) -> str:
@@ -75,6 +76,20 @@ def load_dataset(identifier: str) -> DatasetData:
     node = load_any_node(identifier)
     if not isinstance(node, DatasetData):
         raise click.ClickException(f"node {identifier} is a {type(node).__name__}, not a dataset")
+    return node
+
+
+def load_model(identifier: str) -> MaceModelData:
+    """Return the model with a pk or uuid.
+
+    Raises:
+        click.ClickException: no such node, or another kind of node.
+    """
+    from aiida_mlfinetune.data.model import MaceModelData
+
+    node = load_any_node(identifier)
+    if not isinstance(node, MaceModelData):
+        raise click.ClickException(f"node {identifier} is a {type(node).__name__}, not a model")
     return node
 
 

@@ -25,3 +25,7 @@ class MoleculesError(MlFinetuneError):
 
 class StudyError(MlFinetuneError):
     """A study file or protocol that cannot be turned into a builder."""
+
+
+class DownloadError(MlFinetuneError):
+    """A file that could not be fetched, or not in one piece."""

@@ -1,7 +1,9 @@
 """The table of known foundation models, and the only ways by which a model file becomes a node.
 
-A model file is a pickle: reading one runs the code in it. A node is made from a file without opening it if its checksum
-is in the table, and by opening it only if the user says that the file is trusted.
+A model file is a pickle: reading one runs the code in it. A node is made from a file without opening it if it is one
+that the package ships, by its checksum. A file is opened, to read what it is, only if the user asked for it: by
+fetching an official model by its name (``data.fetching``), whose checksum is known from then on, or by saying that it
+is trusted.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiida import orm
 
 import aiida_mlfinetune
 from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.common.jsonable import plain_json
+from aiida_mlfinetune.data.fetching import OFFICIAL, fetched_by_sha256, fetched_file
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.programs.mace_passport import describe_model
+from aiida_mlfinetune.science.official_models import OfficialModel
 from aiida_mlfinetune.science.passport import Passport
 
 FOLDER = Path(aiida_mlfinetune.__file__).parent / "foundations"
@@ -72,12 +77,20 @@ FOUNDATIONS: dict[str, Foundation] = read_foundations(FOLDER)
 def load_foundation(name: str) -> MaceModelData:
     """Return the stored node of a known foundation; it is made if this profile does not hold it yet.
 
+    Args:
+        name: of a foundation that the package ships, or of an official one that was fetched.
+
     Raises:
-        ModelError: no foundation of this name, or a file that is not the one that its passport describes.
+        ModelError: no foundation of this name, an official one that was not fetched yet, or a file that is not the one
+            that its passport describes, or that was fetched.
     """
+    if name in OFFICIAL and name not in FOUNDATIONS:
+        path, record = fetched_file(name)
+        return _official_node(OFFICIAL[name], path, record.sha256)
     if name not in FOUNDATIONS:
         raise ModelError(
-            f"no foundation {name!r} is known: the package ships {sorted(FOUNDATIONS)}. Get the file of the model, "
+            f"no foundation {name!r} is known: the package ships {sorted(FOUNDATIONS)}, and `aiida-mlfinetune model "
+            "list` shows the official ones that can be fetched. Get the file of any other model, "
             "import it with `aiida-mlfinetune model import FILE --trust`, and pass the node as `foundation`"
         )
     foundation = FOUNDATIONS[name]
@@ -92,7 +105,7 @@ def import_model(
     Args:
         path: of the file.
         trust: the user vouches for the file, so that it may be opened to read its passport.
-        levels: the level of theory of each head, or of all heads; not needed where the table knows the file.
+        levels: the level of theory of each head, or of all heads; not needed where a table knows the file.
 
     Raises:
         ModelError: no such file, one of unknown checksum without ``trust``, or one that holds no MACE model.
@@ -105,21 +118,45 @@ def import_model(
     for foundation in FOUNDATIONS.values():
         if foundation.passport.sha256 == digest:
             return get_or_create(content, foundation.passport)
+    if (official := fetched_by_sha256(digest)) is not None:
+        return _official_node(official, file, digest, levels)
     if not trust:
-        known = _stored(digest)
+        known = stored_models(digest)
         if known:
             return known[0]
         raise ModelError(
-            f"{file} has the sha256 {digest}, which is not that of a known foundation. Model files are pickles, and "
-            "opening one runs the code in it: if you know where this file comes from and trust it, import it with "
-            "`aiida-mlfinetune model import FILE --trust`, or import_model(path, trust=True)"
+            f"{file} has the sha256 {digest}, which is not that of a known foundation, shipped or fetched. Model files "
+            "are pickles, and opening one runs the code in it: if you know where this file comes from and trust it, "
+            "import it with `aiida-mlfinetune model import FILE --trust`, or import_model(path, trust=True)"
         )
+    fields = _described(file)
+    return get_or_create(content, Passport.from_dict({**fields, "levels": _by_head(levels, fields["heads"])}))
+
+
+def _official_node(
+    model: OfficialModel, path: Path, digest: str, levels: Mapping[str, str] | str | None = None
+) -> MaceModelData:
+    """Return the stored node of an official model; its file is opened if there is none yet."""
+    if not levels:
+        known = [node for node in stored_models(digest) if node.passport.settings.get("foundation") == model.name]
+        if known:
+            return known[0]
+    fields = _described(path)
+    by_head = model.levels_of(fields["heads"]) | _by_head(levels, fields["heads"])
+    settings = {"foundation": model.name, "source": model.url, "licence": model.licence.name}
+    return get_or_create(path.read_bytes(), Passport.from_dict({**fields, "levels": by_head, "settings": settings}))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return what a trusted model file says about itself."""
     try:
-        fields = describe_model(file)
+        return describe_model(path)
     except Exception as error:  # unpickling a file that is no model raises whatever it likes
-        raise ModelError(f"{file} cannot be read as a MACE model: {error}") from error
-    by_head = dict.fromkeys(fields["heads"], levels) if isinstance(levels, str) else dict(levels or {})
-    return get_or_create(content, Passport.from_dict({**fields, "levels": by_head}))
+        raise ModelError(f"{path} cannot be read as a MACE model: {error}") from error
+
+
+def _by_head(levels: Mapping[str, str] | str | None, heads: list[str]) -> dict[str, str]:
+    return dict.fromkeys(heads, levels) if isinstance(levels, str) else dict(levels or {})
 
 
 def get_or_create(content: bytes, passport: Passport) -> MaceModelData:
@@ -129,7 +166,7 @@ def get_or_create(content: bytes, passport: Passport) -> MaceModelData:
         ModelError: the checksum in the passport is not that of the bytes.
     """
     wanted = plain_json(passport.to_dict())
-    for node in _stored(passport.sha256):
+    for node in stored_models(passport.sha256):
         if plain_json(node.passport.to_dict()) == wanted:
             return node
     model = MaceModelData(content=content, passport=passport)
@@ -137,7 +174,7 @@ def get_or_create(content: bytes, passport: Passport) -> MaceModelData:
     return model
 
 
-def _stored(sha256: str) -> list[MaceModelData]:
+def stored_models(sha256: str) -> list[MaceModelData]:
     """Return the models of this profile with a checksum, oldest first."""
     query = orm.QueryBuilder().append(MaceModelData, filters={"attributes.sha256": sha256}, tag="model")
     nodes: list[MaceModelData] = query.order_by({"model": {"id": "asc"}}).all(flat=True)
