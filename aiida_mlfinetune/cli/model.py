@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aiida_mlfinetune.cli.model_files import export, fetch, list_
+from aiida_mlfinetune.cli.model_files import export, fetch, list_, official_text
 from aiida_mlfinetune.cli.session import load_model, require_profile
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def import_(file: Path, trust: bool, levels: tuple[str, ...], label: str) -> Non
 
 def _history(identifier: str, *, frame_hashes: bool = False) -> ModelHistory | str:
     """Return how a model was made; of an official foundation that is not in the profile, what the table says."""
-    from aiida_mlfinetune.data.fetching import OFFICIAL
+    from aiida_mlfinetune.data.fetching import OFFICIAL, fetched_by_sha256, records
     from aiida_mlfinetune.data.foundations import FOUNDATIONS, stored_models
     from aiida_mlfinetune.report.model_history import foundation_history, model_history
 
@@ -129,21 +129,21 @@ def _history(identifier: str, *, frame_hashes: bool = False) -> ModelHistory | s
         )
     require_profile()
     if identifier in OFFICIAL:
-        from aiida_mlfinetune.cli.model_files import official_text
-        from aiida_mlfinetune.data.fetching import records
-
         record = records().get(identifier)
         nodes = [] if record is None else stored_models(record.sha256)
+        named = [node for node in nodes if node.passport.settings.get("foundation") == identifier]
         if nodes:
-            return model_history(nodes[0], frame_hashes=frame_hashes)
+            return model_history((named or nodes)[0], frame_hashes=frame_hashes)
         return official_text(OFFICIAL[identifier], record)
-    if path.is_file():
+    if path.is_file() and not identifier.isdigit():
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         for foundation in FOUNDATIONS.values():
             if foundation.passport.sha256 == digest:
                 return foundation_history(foundation)
         if nodes := stored_models(digest):
             return model_history(nodes[0], frame_hashes=frame_hashes)
+        if (official := fetched_by_sha256(digest)) is not None:
+            return official_text(official, records().get(official.name))
         raise click.ClickException(
             f"{identifier} has the sha256 {digest}, which this profile does not know, and is not opened to read what "
             "it is: import it with `aiida-mlfinetune model import FILE --trust` if you trust it"

@@ -124,23 +124,29 @@ def official_text(model: OfficialModel, record: Fetched | None) -> str:
 
 
 @click.command("export")
-@click.argument("identifier", metavar="PK")
+@click.argument("identifier", metavar="PK|NAME")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the model in the card and of its file; by default the label of the node.")
 @click.option("--force", is_flag=True, help="Write into FOLDER though it is not empty.")
 def export(identifier: str, folder: Path, name: str | None, force: bool) -> None:
-    """Export the model PK to FOLDER: its file, a model card, its datasets in extended XYZ, and MACE's input file.
+    """Export a model to FOLDER: its file, a model card, its datasets in extended XYZ, and MACE's input file.
 
-    The card (Markdown) holds what is needed to cite the model and to make it again: levels of theory, data and splits,
-    parameters, seeds, versions, errors, checksums, papers, and the licences of the models it was made from.
+    The model is a node PK, or a foundation NAME. The card (Markdown) holds what is needed to cite the model and to
+    make it again: levels of theory, data and splits, parameters, seeds, versions, errors, checksums, papers, and the
+    licences of the models it was made from.
 
     Next: read MODEL_CARD.md and say under which licence you give the model away.
     """
     require_profile()
-    node = load_model(identifier)
+    from aiida_mlfinetune.data.fetching import OFFICIAL
+    from aiida_mlfinetune.data.foundations import FOUNDATIONS, load_foundation
+
+    is_name = identifier in FOUNDATIONS or identifier in OFFICIAL
     if folder.exists() and any(folder.iterdir()) and not force:
         raise click.ClickException(f"{folder} is not empty: choose another folder, or say --force")
-    for path in write_export(node, folder, name or node.label or f"mace-{node.sha256[:8]}"):
+    node = load_foundation(identifier) if is_name else load_model(identifier)
+    called = name or (identifier if is_name else node.label) or f"mace-{node.sha256[:8]}"
+    for path in write_export(node, folder, called):
         click.echo(str(path))
 
 

@@ -108,16 +108,19 @@ def _receive(
         etag = headers.get("ETag", "")
         version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
         state.write_text(json.dumps({"url": url, "version": version}), encoding="utf-8")
-    try:
-        with part.open("ab" if resumed else "wb") as handle:
-            while chunk := response.read(CHUNK_BYTES):
-                handle.write(chunk)
-                done += len(chunk)
-                if report is not None:
-                    report(done, total)
-    except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(_broken(url, part, total)) from error
-    return total
+    with part.open("ab" if resumed else "wb") as handle:
+        while True:
+            try:
+                chunk = response.read(CHUNK_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                handle.flush()
+                raise DownloadError(_broken(url, part, total)) from error
+            if not chunk:
+                return total
+            handle.write(chunk)
+            done += len(chunk)
+            if report is not None:
+                report(done, total)
 
 
 def _no_connection(url: str, error: Exception) -> str:

@@ -9,7 +9,7 @@ from aiida.common.links import LinkType
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.fetching import OFFICIAL
-from aiida_mlfinetune.data.foundations import FOUNDATIONS, Foundation
+from aiida_mlfinetune.data.foundations import FOUNDATIONS, Foundation, stored_models
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.model_history import DatasetRecord, ModelHistory, ProcessRecord
 from aiida_mlfinetune.science.passport import Passport
@@ -49,7 +49,7 @@ def model_history(node: MaceModelData, *, frame_hashes: bool = False) -> ModelHi
             references=references,
             uuid=str(node.uuid),
         )
-    parents = _inputs(creator, MaceModelData)
+    parents = _inputs(creator, MaceModelData) | _baseline(passport)
     return ModelHistory(
         name=title,
         passport=passport,
@@ -89,6 +89,13 @@ def model_datasets(node: MaceModelData) -> dict[str, DatasetData]:
 def _inputs(process: orm.ProcessNode, kind: Any) -> dict[str, Any]:
     links = process.base.links.get_incoming(link_type=(LinkType.INPUT_CALC, LinkType.INPUT_WORK)).all()
     return {link.link_label.replace("__", "."): link.node for link in links if isinstance(link.node, kind)}
+
+
+def _baseline(passport: Passport) -> dict[str, MaceModelData]:
+    """Return the model that this one is a difference from: the chain subtracted it before the job got its frames."""
+    baseline = passport.settings.get("baseline") or {}
+    nodes = stored_models(str(baseline["sha256"])) if baseline.get("sha256") else []
+    return {"baseline": nodes[0]} if nodes else {}
 
 
 def _known_by(passport: Passport) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from aiida_mlfinetune.science.model_history import DatasetRecord, ModelHistory, error_values, text_of
+from aiida_mlfinetune.science.model_history import BASELINE, DatasetRecord, ModelHistory, error_values, text_of
 from aiida_mlfinetune.science.official_models import Licence
 from aiida_mlfinetune.science.references import level_references, program_references
 
@@ -74,10 +74,13 @@ def _summary(history: ModelHistory) -> str:
     passport = history.passport
     levels = text_of(list(passport.levels.values())) or "a level of theory that is not stated"
     start = "" if passport.parent_sha256 is None else ", fine-tuned from another model"
-    return (
+    text = (
         f"A MACE potential for {' '.join(passport.elements)}, trained on {levels}{start}. "
         "It is good for what its data cover, and untested elsewhere."
     )
+    if baseline := history.baseline_sha256:
+        text += f"\n\n**Not to be used alone:** {BASELINE.format(sha256=f'`{baseline}`')}; forces and stress likewise."
+    return text
 
 
 def _file_rows(history: ModelHistory, model_file: str) -> list[tuple[str, str]]:

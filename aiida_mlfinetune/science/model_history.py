@@ -20,6 +20,7 @@ __all__ = (
 )
 
 KINDS = ("energy", "forces", "stress")
+BASELINE = "this model is a difference: its energies count together with those of the model {sha256}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ class ModelHistory:
     references: tuple[str, ...] = ()
     uuid: str = ""
 
+    @property
+    def baseline_sha256(self) -> str:
+        """Checksum of the model that this one is a difference from; empty where it is none."""
+        baseline = self.passport.settings.get("baseline")
+        return str(baseline.get("sha256") or "") if isinstance(baseline, Mapping) else ""
+
     def levels(self) -> dict[str, dict[str, Any]]:
         """Return the metadata of every level that the model was trained on and the data describe, by key."""
         wanted = set(self.passport.levels.values())
@@ -181,11 +188,12 @@ def history_text(history: ModelHistory) -> str:
     lines += columns(
         [
             ("sha256", passport.sha256),
-            ("Licence", history.licence or "not stated"),
+            ("Licence", _licence(history)),
             ("Architecture", f"{architecture}, cutoff {passport.r_max} angstrom"),
             ("Parameters", f"{passport.n_parameters}, {passport.dtype}, mace {passport.mace_version or 'unknown'}"),
             ("Parent", passport.parent_sha256 or "none"),
             ("Seeds", text_of(passport.seeds) or "none"),
+            *([("Baseline", BASELINE.format(sha256=history.baseline_sha256))] if history.baseline_sha256 else []),
         ]
     )
     lines += ["", "Heads"]
@@ -211,6 +219,12 @@ def history_text(history: ModelHistory) -> str:
         rows = [("head", "set", "measure", "value")]
         lines += columns(rows + [(*key, f"{value:.4g}") for key, value in errors.items()], "  ")
     return "\n".join(lines)
+
+
+def _licence(history: ModelHistory) -> str:
+    inherited = dict.fromkeys(parent.licence for _, parent in history.ancestors() if parent.licence)
+    own = history.licence or "not stated"
+    return own if not inherited else f"{own}; of what it was made from: {text_of(list(inherited))}"
 
 
 def _making(history: ModelHistory) -> list[str]:

@@ -187,6 +187,12 @@ def test_export_writes_file_card_and_sets(trained, tmp_path):
     assert int(node.group(1)) == nodes.model.pk
 
 
+def test_a_foundation_is_exported_by_its_name(tmp_path):
+    run("export", "ice-xtb", tmp_path / "out")
+    assert (tmp_path / "out" / "ice-xtb.model").read_bytes() == foundations.FOUNDATIONS["ice-xtb"].path.read_bytes()
+    assert "Of this file: MIT" in (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
 def test_export_does_not_write_over_other_files(trained, tmp_path):
     nodes = trained()
     (tmp_path / "notes.txt").touch()
@@ -216,6 +222,7 @@ def test_fetch_shows_the_checksum_and_what_comes_next(official):
     assert "the checksum that was recorded on" in again
     assert len(official.requests) == 1
     path = Path(re.search(r"model import (\S+)", output).group(1))
+    assert "Official foundation mace-mp-0-small" in run("show", path)
     made = run("import", path)
     assert "elements H O" in made
     shown = run("show", "mace-mp-0-small")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from aiida import orm
 
 from aiida_mlfinetune.data import foundations
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.report.model_history import foundation_history, model_datasets, model_history
+from tests.fixtures.models import make_tiny_model
 from tests.fixtures.trained import train_on_paper
-from tests.report.synthetic import TARGET
+from tests.report.synthetic import TARGET, finish, process
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")
 
@@ -59,6 +61,16 @@ def test_the_chain_of_parents_is_followed(trained, tmp_path, python_code):
     child = train_on_paper(tmp_path / "second.model", python_code, trained.model, seed=8)
     roles = [role for role, _ in model_history(child.model).ancestors()]
     assert roles == ["foundation", "foundation of foundation"]
+
+
+def test_the_baseline_of_a_difference_is_found_by_its_checksum(trained, tmp_path, make_model_data):
+    file = make_tiny_model(tmp_path / "difference.model", ("H", "O"), seed=5)
+    model = make_model_data(file, settings={"baseline": {"sha256": trained.model.sha256, "head": "Default"}})
+    job = process(orm.CalcJobNode, "MaceTrainCalculation")
+    finish(job, {"model": model})
+    history = model_history(model)
+    assert history.baseline_sha256 == trained.model.sha256
+    assert [(role, parent.passport.sha256) for role, parent in history.parents] == [("baseline", trained.model.sha256)]
 
 
 def test_frames_are_read_only_if_asked_for(trained):

@@ -66,6 +66,13 @@ def test_the_licence_of_the_parent_holds_for_the_child():
     assert "commercial" not in section(model_card(trained(), FILES, LICENCES), "Licence")
 
 
+def test_a_difference_says_that_it_is_not_to_be_used_alone():
+    history = trained(settings={"baseline": {"sha256": "b" * 64, "head": "Default"}})
+    assert "Not to be used alone" in model_card(history, FILES, LICENCES)
+    assert "b" * 64 in model_card(history, FILES, LICENCES)
+    assert "alone" not in model_card(trained(), FILES, LICENCES)
+
+
 def test_a_model_without_a_graph_has_a_card_that_says_so():
     card = model_card(foundation(), {"off.model": "f" * 64}, LICENCES)
     assert "how it was trained is not in the graph" in card

@@ -44,6 +44,12 @@ def test_what_is_not_in_the_graph_is_said():
     assert "Made by" not in text
 
 
+def test_the_licence_of_a_parent_and_a_baseline_are_said():
+    text = history_text(trained(licence="ASL", settings={"baseline": {"sha256": "b" * 64}}))
+    assert "Licence       not stated; of what it was made from: ASL" in text
+    assert f"this model is a difference: its energies count together with those of the model {'b' * 64}" in text
+
+
 def test_ancestors_are_named_once_each_with_their_role():
     grandparent = replace(foundation(), passport=passport("0"), name="first")
     parent = replace(foundation(), parents=(("foundation", grandparent), ("baseline", grandparent)), name="second")
