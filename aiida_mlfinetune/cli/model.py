@@ -127,10 +127,12 @@ def _history(identifier: str, *, frame_hashes: bool = False) -> ModelHistory | s
         raise click.ClickException(
             f"no foundation {identifier!r} is known: `aiida-mlfinetune model list` shows those that are"
         )
+    if identifier in OFFICIAL and identifier not in records():
+        return official_text(OFFICIAL[identifier], None)
     require_profile()
     if identifier in OFFICIAL:
-        record = records().get(identifier)
-        nodes = [] if record is None else stored_models(record.sha256)
+        record = records()[identifier]
+        nodes = stored_models(record.sha256)
         named = [node for node in nodes if node.passport.settings.get("foundation") == identifier]
         if nodes:
             return model_history((named or nodes)[0], frame_hashes=frame_hashes)
