@@ -24,12 +24,14 @@ from aiida_mlfinetune.calculations.validators import (
 from aiida_mlfinetune.common.errors import MlFinetuneError, ModelError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.baseline import baseline_head
 from aiida_mlfinetune.science.checks import check_elements, structure_problem
 from aiida_mlfinetune.science.ipi_settings import IpiSettings
 from aiida_mlfinetune.science.passport import Passport
 
 WALL_MARGIN = (30.0, 0.05)
 """Seconds, and part of the wall time, that are kept for starting up, for saving and for the scheduler."""
+BASELINE_HELP = "The model that `model` is a difference to: the potential is the sum of both."
 SKIN_A = 0.5
 """Pairs of atoms are kept up to this much beyond the model's cutoff, until one may have been missed."""
 
@@ -42,6 +44,7 @@ class IpiCalculation(CalcJob):
     DRIVER_FILENAME = "ipi_mace.py"
     SETTINGS_FILENAME = "driver.json"
     MODEL_FILENAME = "model.model"
+    BASELINE_FILENAME = "baseline.model"
     STOP_FILENAME = "driver_stop.json"
     PROPERTIES_FILENAME = f"{ipi_input.PREFIX}.properties"
     POSITIONS_FILENAME = f"{ipi_input.PREFIX}.positions_0.bin"
@@ -55,6 +58,7 @@ class IpiCalculation(CalcJob):
         super().define(spec)
         spec.inputs["code"].validator = validate_program(*IPI_PLUGINS)
         spec.input("model", valid_type=MaceModelData, help="The potential.")
+        spec.input("baseline", valid_type=MaceModelData, required=False, help=BASELINE_HELP)
         spec.input(
             "structure",
             valid_type=orm.StructureData,
@@ -69,7 +73,8 @@ class IpiCalculation(CalcJob):
             help="The run, as `science.ipi_settings.IpiSettings` documents it: ensemble (nve, nvt, npt-isotropic, "
             "npt-flexible), temperature_K, n_steps and seed; optionally pressure_bar, timestep_fs, stride, "
             "properties_stride, checkpoint_stride, thermostat (langevin, svr), thermostat_tau_fs, barostat_tau_fs, "
-            "head, dtype, device, print_forces, allow_large_timestep, and the limits beyond which a run has exploded.",
+            "head, dtype, device, enable_cueq, print_forces, allow_large_timestep, and limits beyond which a run has "
+            "exploded.",
         )
         spec.input(
             "parent_folder",
@@ -136,6 +141,9 @@ class IpiCalculation(CalcJob):
                 handle.write(content)
         with folder.open(self.MODEL_FILENAME, "wb") as handle:
             handle.write(self.inputs.model.content())
+        if "baseline" in self.inputs:
+            with folder.open(self.BASELINE_FILENAME, "wb") as handle:
+                handle.write(self.inputs.baseline.content())
 
         codeinfo = CodeInfo()
         codeinfo.code_uuid = self.inputs.code.uuid
@@ -144,7 +152,7 @@ class IpiCalculation(CalcJob):
         codeinfo.join_files = True
         calcinfo = CalcInfo()
         calcinfo.codes_info = [codeinfo]
-        calcinfo.provenance_exclude_list = [self.MODEL_FILENAME]
+        calcinfo.provenance_exclude_list = [self.MODEL_FILENAME, self.BASELINE_FILENAME]
         calcinfo.retrieve_list = [
             self.options.output_filename,
             self.PROPERTIES_FILENAME,
@@ -156,13 +164,19 @@ class IpiCalculation(CalcJob):
         return calcinfo
 
     def _driver_settings(self, settings: IpiSettings, atoms: Atoms) -> dict[str, Any]:
+        baseline = {}
+        if "baseline" in self.inputs:
+            head = baseline_head(self.inputs.model.passport, self.inputs.baseline.passport)
+            baseline = {"baseline": {"model": self.BASELINE_FILENAME, "head": head}}
         return {
+            **baseline,
             "model": self.MODEL_FILENAME,
             "numbers": atoms.numbers.tolist(),
             "pbc": atoms.pbc.tolist(),
             "head": model_head(settings, self.inputs.model.passport),
             "dtype": settings.dtype,
             "device": settings.device,
+            "enable_cueq": settings.enable_cueq,
             "skin_A": SKIN_A,
             "min_distance_A": settings.min_distance_A,
             "max_force_eV_A": settings.max_force_eV_A,
@@ -219,17 +233,20 @@ def model_head(settings: IpiSettings, passport: Passport) -> str:
     return settings.head
 
 
-def check_run(settings: IpiSettings, atoms: Atoms, passport: Passport) -> None:
-    """Check that settings, structure and model fit together.
+def check_run(settings: IpiSettings, atoms: Atoms, passport: Passport, baseline: Passport | None = None) -> None:
+    """Check that settings, structure, model and its baseline fit together.
 
     Raises:
         StudyError: a barostat without a cell, or too long a time step for hydrogen.
-        ModelError: elements or a head that the model lacks.
+        ModelError: elements or a head that a model lacks; what ``science.baseline.baseline_head`` refuses.
     """
     settings.check_periodicity(bool(atoms.pbc.all()))
     settings.check_elements(atoms.get_chemical_symbols())
     check_elements(atoms.get_chemical_symbols(), passport.elements)
     model_head(settings, passport)
+    baseline_head(passport, baseline)
+    if baseline is not None:
+        check_elements(atoms.get_chemical_symbols(), baseline.elements, model="the baseline")
 
 
 def validate_structure(structure: orm.StructureData | None, _: Any = None) -> str | None:
@@ -250,7 +267,8 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         return None
     try:
         settings = IpiSettings.from_dict(inputs["parameters"].get_dict())
-        check_run(settings, inputs["structure"].get_ase(), inputs["model"].passport)
+        baseline = inputs["baseline"].passport if "baseline" in inputs else None
+        check_run(settings, inputs["structure"].get_ase(), inputs["model"].passport, baseline)
         if "parent_folder" in inputs:
             _check_parent(settings, inputs)
     except MlFinetuneError as error:

@@ -14,17 +14,18 @@ from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
 from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
-from aiida_mlfinetune.common.errors import LabelsError
+from aiida_mlfinetune.common.errors import LabelsError, ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.baseline import baseline_head
 from aiida_mlfinetune.science.checks import elements_problem
+from aiida_mlfinetune.science.devices import device_problem
 from aiida_mlfinetune.science.frames import write_geometry
 from aiida_mlfinetune.science.levels import Level
 from aiida_mlfinetune.science.model_levels import model_level
 
 DEFAULT_PARAMETERS = {"batch_size": 16, "dtype": "float64", "device": "cpu"}
-CHOICES = {"dtype": ("float32", "float64"), "device": ("cpu", "cuda", "mps", "xpu")}
-NAMES = ("head", "key", *DEFAULT_PARAMETERS)
+NAMES = ("head", "key", "enable_cueq", *DEFAULT_PARAMETERS)
 
 
 def validate_parameters(node: orm.Dict | None, _: Any) -> str | None:
@@ -34,13 +35,11 @@ def validate_parameters(node: orm.Dict | None, _: Any) -> str | None:
     parameters = node.get_dict()
     if unknown := sorted(set(parameters) - set(NAMES)):
         return f"unknown parameters {unknown}: known are {list(NAMES)}"
-    for name, choices in CHOICES.items():
-        if name in parameters and parameters[name] not in choices:
-            return f"{name!r} must be one of {list(choices)}, got {parameters[name]!r}"
-    size = parameters.get("batch_size", 1)
-    if not isinstance(size, int) or size < 1:
+    settings = {**DEFAULT_PARAMETERS, **parameters}
+    size = settings["batch_size"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         return f"'batch_size' must be a whole number of at least 1, got {size!r}"
-    return None
+    return device_problem(settings["device"], settings["dtype"], settings.get("enable_cueq", False))
 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
@@ -56,20 +55,37 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
         return f"the model has the heads {model.heads}: say in the parameter 'head' which one predicts"
     if head is not None and head not in model.heads:
         return f"the model has no head {head!r}: it has {model.heads}"
+    baseline = inputs.get("baseline")
     try:
-        key = level_of(model, parameters).key
-    except LabelsError as error:
+        key = level_of(model, parameters, baseline).key
+    except (LabelsError, ModelError) as error:
         return str(error)
+    if baseline is not None:
+        problem = elements_problem(dataset.elements, baseline.elements, model="the baseline")
+        if problem is not None:
+            return problem
     if key in dataset.levels:
         return f"the dataset has the level {key!r} already: give another name in the parameter 'key'"
     return None
 
 
-def level_of(model: MaceModelData, parameters: Mapping[str, Any]) -> Level:
-    """Return the level of the labels that ``model`` predicts with ``parameters``."""
+def level_of(model: MaceModelData, parameters: Mapping[str, Any], baseline: MaceModelData | None = None) -> Level:
+    """Return the level of the labels that ``model``, added to ``baseline`` if given, predicts with ``parameters``.
+
+    Raises:
+        LabelsError: a key that is none.
+        ModelError: what ``science.baseline.baseline_head`` refuses.
+    """
     head = parameters.get("head", model.heads[-1])
     dtype = parameters.get("dtype", DEFAULT_PARAMETERS["dtype"])
-    return model_level(model.sha256, head, dtype, key=parameters.get("key"))
+    own = describe_baseline(model, baseline)
+    return model_level(model.sha256, head, dtype, key=parameters.get("key"), baseline=own)
+
+
+def describe_baseline(model: MaceModelData, baseline: MaceModelData | None) -> dict[str, str] | None:
+    """Return ``sha256`` and ``head`` of the baseline that ``model`` is added to, None for a model that needs none."""
+    head = baseline_head(model.passport, None if baseline is None else baseline.passport)
+    return None if head is None or baseline is None else {"sha256": baseline.sha256, "head": head}
 
 
 class MaceEvaluateCalculation(CalcJob):
@@ -78,6 +94,7 @@ class MaceEvaluateCalculation(CalcJob):
     PROGRAM_FILENAME = "mace_evaluate.py"
     JOB_FILENAME = "evaluate.json"
     MODEL_FILENAME = "model.model"
+    BASELINE_FILENAME = "baseline.model"
     FRAMES_FILENAME = "frames.npz"
     LABELS_FILENAME = "labels.npz"
     OUTPUT_FILENAME = "evaluate.log"
@@ -88,6 +105,12 @@ class MaceEvaluateCalculation(CalcJob):
         super().define(spec)
         spec.inputs["code"].validator = validate_program(*PYTHON_PLUGINS)
         spec.input("model", valid_type=MaceModelData, help="The model that predicts.")
+        spec.input(
+            "baseline",
+            valid_type=MaceModelData,
+            required=False,
+            help="The model that `model` is a difference to; energies, forces and stress are the sum of both.",
+        )
         spec.input("dataset", valid_type=DatasetData, help="The frames to predict; their labels are kept.")
         spec.input(
             "parameters",
@@ -96,7 +119,7 @@ class MaceEvaluateCalculation(CalcJob):
             default=lambda: orm.Dict({}),
             validator=validate_parameters,
             help="`head` (needed if the model has several), `key` of the new level (by default <sha256>/mace), "
-            "`batch_size` (frames), `dtype`, `device`.",
+            "`batch_size` (frames), `dtype`, `device`, `enable_cueq` (kernels of cuEquivariance, with `cuda`).",
         )
         spec.inputs.validator = validate_inputs
         options = spec.inputs["metadata"]["options"]
@@ -121,6 +144,11 @@ class MaceEvaluateCalculation(CalcJob):
             "frames": self.FRAMES_FILENAME,
             "labels": self.LABELS_FILENAME,
         }
+        files = [(inputs.model.uuid, inputs.model.MODEL_FILENAME, self.MODEL_FILENAME)]
+        if "baseline" in inputs:
+            own = describe_baseline(inputs.model, inputs.baseline)
+            job["baseline"] = {"model": self.BASELINE_FILENAME, "head": own["head"] if own else None}
+            files.append((inputs.baseline.uuid, inputs.baseline.MODEL_FILENAME, self.BASELINE_FILENAME))
         write_geometry(Path(folder.abspath) / self.FRAMES_FILENAME, inputs.dataset.frames)
         with folder.open(self.JOB_FILENAME, "w", encoding="utf-8") as handle:
             json.dump(job, handle, indent=1, sort_keys=True)
@@ -134,7 +162,7 @@ class MaceEvaluateCalculation(CalcJob):
         code_info.join_files = True
         calc_info = CalcInfo()
         calc_info.codes_info = [code_info]
-        calc_info.local_copy_list = [(inputs.model.uuid, inputs.model.MODEL_FILENAME, self.MODEL_FILENAME)]
+        calc_info.local_copy_list = files
         calc_info.provenance_exclude_list = [self.FRAMES_FILENAME]
         calc_info.retrieve_list = [self.LABELS_FILENAME, inputs.metadata.options.output_filename]
         return calc_info

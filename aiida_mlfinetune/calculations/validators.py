@@ -10,7 +10,12 @@ from aiida import orm
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 
-PYTHON_PLUGINS = ("mlfinetune.mace_train", "mlfinetune.mace_evaluate", "mlfinetune.ase_label")
+PYTHON_PLUGINS = (
+    "mlfinetune.mace_train",
+    "mlfinetune.mace_evaluate",
+    "mlfinetune.mace_descriptors",
+    "mlfinetune.ase_label",
+)
 """Plugins that share one code: a Python in whose environment MACE is installed."""
 CP2K_PLUGINS = ("cp2k", "mlfinetune.cp2k_md", "mlfinetune.cp2k_label")
 IPI_PLUGINS = ("mlfinetune.ipi",)

@@ -81,6 +81,7 @@ READERS = {
     "Cp2kLabelCalculation": Reader("*.ener", _step, "frames", _n_frames),
     "AseLabelCalculation": Reader("labels.jsonl", _rows, "frames", _n_frames),
     "MaceEvaluateCalculation": Reader("progress.txt", _step, "frames", _n_frames),
+    "MaceDescriptorsCalculation": Reader("progress.txt", _step, "frames", _n_frames),
     "MaceTrainCalculation": Reader("progress.json", finished_epochs, "epochs", lambda _: None),
     "IpiCalculation": Reader("*.properties", _step, "MD steps", _n_steps),
 }

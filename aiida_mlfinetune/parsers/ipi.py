@@ -12,6 +12,7 @@ from aiida.parsers import Parser
 
 from aiida_mlfinetune.calculations import ipi_input
 from aiida_mlfinetune.calculations.ipi import IpiCalculation, model_head
+from aiida_mlfinetune.calculations.mace_evaluate import describe_baseline
 from aiida_mlfinetune.common.units import BAR_EV_A3
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw import ipi_output as raw
@@ -141,7 +142,13 @@ class IpiParser(Parser):
             stress = -self.frame.tensors_out(_symmetric(table["virial_md{ase}"][rows]))
         passport = self.node.inputs.model.passport
         level = model_level(
-            passport.sha256, model_head(self.settings, passport), self.settings.dtype, passport.mace_version
+            passport.sha256,
+            model_head(self.settings, passport),
+            self.settings.dtype,
+            passport.mace_version,
+            baseline=describe_baseline(
+                self.node.inputs.model, self.node.inputs.baseline if "baseline" in self.node.inputs else None
+            ),
         )
         labels = Labels.build(level, frames.offsets, table["potential{ase}"][rows], forces, stress)
         return DatasetData(frames.with_labels(labels), level_sources={level.key: [self.node.uuid]})

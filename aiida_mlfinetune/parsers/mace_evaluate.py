@@ -26,7 +26,8 @@ class MaceEvaluateParser(Parser):
         if MaceEvaluateCalculation.LABELS_FILENAME not in files.list_object_names():
             return self.exit_codes.ERROR_NO_LABELS.format(details=self._last_words())
         content = files.get_object_content(MaceEvaluateCalculation.LABELS_FILENAME, "rb")
-        frames, level = dataset.frames, level_of(self.node.inputs.model, parameters)
+        baseline = self.node.inputs.baseline if "baseline" in self.node.inputs else None
+        frames, level = dataset.frames, level_of(self.node.inputs.model, parameters, baseline)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 energy, forces, stress = (arrays[name] for name in ("energy", "forces", "stress"))

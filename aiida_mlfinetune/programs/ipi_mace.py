@@ -1,8 +1,9 @@
 """A MACE model as a potential inside i-PI (``<ffdirect>`` with ``<pes>custom</pes>``), made for long runs.
 
 Stand-alone: needs numpy, torch, MACE and i-PI only. The one parameter is ``settings``, the name of a JSON file with
-``model`` (file), ``numbers`` (atomic numbers), ``pbc``, ``head``, ``dtype``, ``device``, ``skin_A``,
+``model`` (file), ``numbers`` (atomic numbers), ``pbc``, ``head``, ``dtype``, ``device``, ``enable_cueq``, ``skin_A``,
 ``min_distance_A``, ``max_force_eV_A``, ``max_displacement_A``, ``reference_volume_A3`` and ``volume_factor_limits``.
+With ``baseline`` (``model`` and ``head``) the potential is the sum of both models, one pass each.
 
 Where the time goes in MACE's own calculator, and what is done here:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import inspect
 import json
 import os
@@ -56,6 +58,18 @@ def keep_freed_memory() -> None:
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def with_cuequivariance(model: Any, device: str) -> Any:
+    """Return the model with the kernels of cuEquivariance in the place of its own.
+
+    Raises:
+        ModuleNotFoundError: they are not installed; MACE would go on without them, and not say so.
+    """
+    importlib.import_module("cuequivariance_torch")
+    from mace.cli.convert_e3nn_cueq import run
+
+    return run(model, device=device).to(device)
 
 
 class PairList:
@@ -125,6 +139,7 @@ class MacePotential:
         dtype: str = "float64",
         device: str = "cpu",
         skin_A: float = 0.5,  # noqa: N803 - the unit
+        enable_cueq: bool = False,
     ) -> None:
         keep_freed_memory()
         # The number of edges changes from step to step: do not compile TorchScript anew for each.
@@ -133,7 +148,10 @@ class MacePotential:
         self.device = torch_tools.init_device(device)
         self.dtype = getattr(torch, dtype)
         torch.set_default_dtype(self.dtype)
-        self.model = torch.load(model, map_location=self.device, weights_only=False).to(self.dtype).eval()
+        self.model = torch.load(model, map_location=self.device, weights_only=False).to(self.dtype)
+        if enable_cueq:
+            self.model = with_cuequivariance(self.model, device)
+        self.model = self.model.eval()
         for parameter in self.model.parameters():
             parameter.requires_grad = False
         self.pbc = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
@@ -241,6 +259,26 @@ class MacePotential:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device=self.device, dtype=self.dtype)
 
 
+class SumPotential:
+    """The sum of potentials of the same atoms, such as a difference between two levels and its baseline."""
+
+    def __init__(self, parts: list[MacePotential]) -> None:
+        self.parts = parts
+
+    @property
+    def shortest(self) -> float:
+        """Smallest distance (A) that any of the parts saw in the last configurations."""
+        return min(part.shortest for part in self.parts)
+
+    def compute(
+        self, cells: list[np.ndarray], positions: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the sums of what ``MacePotential.compute`` returns, each part evaluated once."""
+        results = [part.compute(cells, positions) for part in self.parts]
+        energies, forces, virials = (np.sum(values, axis=0) for values in zip(*results, strict=True))
+        return energies, forces, virials
+
+
 class MaceDriver:
     """What i-PI calls: units, checks that the run is sane, and stops."""
 
@@ -252,7 +290,10 @@ class MaceDriver:
         self.max_displacement = values.pop("max_displacement_A")
         self.reference_volume = values.pop("reference_volume_A3")
         self.volume_limits = values.pop("volume_factor_limits")
-        self.potential = MacePotential(**values)
+        baseline = values.pop("baseline", None)
+        self.potential: MacePotential | SumPotential = MacePotential(**values)
+        if baseline is not None:
+            self.potential = SumPotential([self.potential, MacePotential(**{**values, **baseline})])
         self.length = unit_to_internal("length", "ase", 1.0)
         self.energy = unit_to_internal("energy", "ase", 1.0)
         self.force = self.energy / self.length

@@ -1,7 +1,8 @@
 """Energies, forces and stress of many frames by one MACE model, in batches.
 
 Stand-alone: needs numpy, torch and MACE only. Run as ``python mace_evaluate.py evaluate.json``; the file holds
-``model``, ``frames`` and ``labels`` (file names), ``head``, ``batch_size``, ``dtype`` and ``device``. The arrays of
+``model``, ``frames`` and ``labels`` (file names), ``head``, ``batch_size``, ``dtype`` and ``device``, and for a sum of
+two models ``baseline`` with ``model`` and ``head``. The arrays of
 ``frames`` are ``numbers``, ``positions``, ``offsets``, ``cells`` and ``pbc``; those written to ``labels`` are
 ``energy`` (eV), ``forces`` (eV/A) and ``stress`` (eV/A^3, positive = tensile), NaN where a frame has no volume.
 ``progress.txt`` gets one line after each batch: the frames that are done, of all.
@@ -9,6 +10,7 @@ Stand-alone: needs numpy, torch and MACE only. Run as ``python mace_evaluate.py 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -28,6 +30,19 @@ def load_model(path: str | Path, device: str = "cpu") -> Any:
     return torch.load(path, map_location=device, weights_only=False)
 
 
+def accelerate(model: Any, dtype: str, device: str) -> Any:
+    """Return the model with the kernels of cuEquivariance in the place of its own.
+
+    Raises:
+        ModuleNotFoundError: they are not installed; MACE would go on without them, and not say so.
+    """
+    importlib.import_module("cuequivariance_torch")
+    import torch
+    from mace.cli.convert_e3nn_cueq import run
+
+    return run(model.to(dtype=getattr(torch, dtype), device=device), device=device).to(device)
+
+
 def predict(
     model: Any,
     frames: dict[str, np.ndarray],
@@ -45,10 +60,8 @@ def predict(
         ValueError: the model has no such head (MACE would take its last one).
     """
     import torch
-    from mace import data
-    from mace.tools import AtomicNumberTable, torch_geometric
 
-    heads = list(getattr(model, "heads", None) or ["Default"])
+    heads = model_heads(model)
     if head not in heads:
         raise ValueError(f"the model has no head {head!r}: it has {heads}")
     before = torch.get_default_dtype()
@@ -58,14 +71,8 @@ def predict(
         needs_gradient = [parameter.requires_grad for parameter in model.parameters()]
         for parameter in model.parameters():
             parameter.requires_grad = False
-        table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
-        graphs = [
-            data.AtomicData.from_config(config, z_table=table, cutoff=float(model.r_max), heads=heads)
-            for config in _configurations(frames, head)
-        ]
-        loader = torch_geometric.dataloader.DataLoader(graphs, batch_size=batch_size, shuffle=False, drop_last=False)
         parts: dict[str, list[np.ndarray]] = {"energy": [], "forces": [], "stress": []}
-        for batch in loader:
+        for batch in batches(model, frames, head, batch_size):
             output = model(batch.to(device).to_dict(), compute_stress=True)
             for name, values in parts.items():
                 values.append(output[name].detach().cpu().numpy().astype(np.float64))
@@ -80,23 +87,48 @@ def predict(
     return arrays
 
 
-def _configurations(frames: dict[str, np.ndarray], head: str) -> list[Any]:
-    """Return the frames as MACE's configurations, without labels."""
-    from mace.data import Configuration
+def model_heads(model: Any) -> list[str]:
+    """Return the names of a model's heads."""
+    return list(getattr(model, "heads", None) or ["Default"])
 
-    offsets = frames["offsets"]
-    return [
-        Configuration(
-            atomic_numbers=frames["numbers"][offsets[i] : offsets[i + 1]].astype(int),
-            positions=frames["positions"][offsets[i] : offsets[i + 1]],
+
+def batches(model: Any, frames: dict[str, np.ndarray], head: str, batch_size: int) -> Any:
+    """Return a loader of the frames in order, as the model takes them, in torch's default precision."""
+    from mace.tools import torch_geometric
+
+    graphs = Graphs(model, frames, head)
+    return torch_geometric.dataloader.DataLoader(graphs, batch_size=batch_size, shuffle=False, drop_last=False)
+
+
+class Graphs:
+    """The frames as MACE's graphs without labels, each made when it is asked for: all at once would fill the memory."""
+
+    def __init__(self, model: Any, frames: dict[str, np.ndarray], head: str) -> None:
+        from mace.tools import AtomicNumberTable
+
+        self.table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
+        self.cutoff, self.heads = float(model.r_max), model_heads(model)
+        self.frames, self.head = frames, head
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames["offsets"]) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the graph of a frame."""
+        from mace.data import AtomicData, Configuration
+
+        frames, own = self.frames, slice(*self.frames["offsets"][index : index + 2])
+        configuration = Configuration(
+            atomic_numbers=frames["numbers"][own].astype(int),
+            positions=frames["positions"][own],
             properties={},
             property_weights={},
-            cell=frames["cells"][i].copy(),
-            pbc=tuple(bool(periodic) for periodic in frames["pbc"][i]),
-            head=head,
+            cell=frames["cells"][index].copy(),
+            pbc=tuple(bool(periodic) for periodic in frames["pbc"][index]),
+            head=self.head,
         )
-        for i in range(len(offsets) - 1)
-    ]
+        return AtomicData.from_config(configuration, z_table=self.table, cutoff=self.cutoff, heads=self.heads)
 
 
 def read_frames(path: str | Path) -> dict[str, np.ndarray]:
@@ -109,16 +141,22 @@ def main(path: str) -> None:
     """Evaluate as the file ``path`` says."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     frames = read_frames(job["frames"])
-    model = load_model(job["model"], job["device"])
     total = len(frames["offsets"]) - 1
+    parts = [job, job["baseline"]] if job.get("baseline") else [job]
+    labels: dict[str, np.ndarray] = {}
     with Path(PROGRESS).open("w", encoding="utf-8", buffering=1) as handle:
+        for number, part in enumerate(parts):
 
-        def tell(done: int) -> None:
-            handle.write(f"{done} of {total} frames\n")
+            def tell(done: int, before: int = number * total) -> None:
+                handle.write(f"{(before + done) // len(parts)} of {total} frames\n")
 
-        labels = predict(model, frames, job["head"], job["batch_size"], job["dtype"], job["device"], tell)
+            model = load_model(part["model"], job["device"])
+            if job.get("enable_cueq"):
+                model = accelerate(model, job["dtype"], job["device"])
+            own = predict(model, frames, part["head"], job["batch_size"], job["dtype"], job["device"], tell)
+            labels = {name: labels[name] + values if labels else values for name, values in own.items()}
+            print(f"evaluated {total} frames with {part['model']}, head {part['head']}")
     np.savez(job["labels"], **labels)
-    print(f"evaluated {len(labels['energy'])} frames with head {job['head']}")
 
 
 if __name__ == "__main__":

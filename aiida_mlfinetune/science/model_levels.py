@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiida_mlfinetune.science.levels import Level
 
 KEY_SUFFIX = "/mace"
@@ -12,7 +14,14 @@ def model_level_key(sha256: str) -> str:
     return sha256[:8] + KEY_SUFFIX
 
 
-def model_level(sha256: str, head: str, dtype: str, code_version: str = "", key: str | None = None) -> Level:
+def model_level(
+    sha256: str,
+    head: str,
+    dtype: str,
+    code_version: str = "",
+    key: str | None = None,
+    baseline: Mapping[str, str] | None = None,
+) -> Level:
     """Return the level of the labels that a model predicts.
 
     Args:
@@ -21,12 +30,15 @@ def model_level(sha256: str, head: str, dtype: str, code_version: str = "", key:
         dtype: of the evaluation, ``float32`` or ``float64``.
         code_version: of mace-torch.
         key: name of the level; by default ``model_level_key``.
+        baseline: ``sha256`` and ``head`` of the model whose predictions were added, if any.
     """
+    settings = {"sha256": sha256, "head": head, "dtype": dtype}
+    plus = "" if baseline is None else f" plus {baseline['sha256'][:8]}"
     return Level(
         key=key or model_level_key(sha256),
         engine="mace",
-        method=f"MACE model {sha256[:8]}",
+        method=f"MACE model {sha256[:8]}{plus}",
         code="mace-torch",
         code_version=code_version,
-        settings={"sha256": sha256, "head": head, "dtype": dtype},
+        settings=settings if baseline is None else {**settings, "baseline": dict(baseline)},
     )

@@ -12,6 +12,7 @@ from aiida.engine import BaseRestartWorkChain, ProcessHandlerReport, process_han
 
 from aiida_mlfinetune.calculations.functions.trajectory import FRAMES_PREFIX, PROPERTIES_PREFIX, join_trajectory
 from aiida_mlfinetune.calculations.ipi import (
+    BASELINE_HELP,
     IpiCalculation,
     check_run,
     validate_inputs,
@@ -38,11 +39,12 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         """Define inputs, outline, outputs and exit codes."""
         super().define(spec)
         spec.expose_inputs(
-            IpiCalculation, namespace="ipi", exclude=("model", "structure", "parameters", "parent_folder")
+            IpiCalculation, namespace="ipi", exclude=("model", "baseline", "structure", "parameters", "parent_folder")
         )
         spec.inputs["ipi"].dynamic = False
         spec.inputs["ipi"].validator = None  # it checks those inputs together that are given one level up here
         spec.input("model", valid_type=MaceModelData, help="The potential.")
+        spec.input("baseline", valid_type=MaceModelData, required=False, help=BASELINE_HELP)
         spec.input(
             "structure",
             valid_type=orm.StructureData,
@@ -83,6 +85,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         ensemble: Ensemble | str | None = None,
         temperature_K: float | None = None,  # noqa: N803 - the unit
         pressure_bar: float | None = None,
+        baseline: MaceModelData | None = None,
     ) -> Any:
         """Return a builder with the inputs of a protocol.
 
@@ -98,11 +101,13 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             ensemble: nve, nvt, npt-isotropic or npt-flexible.
             temperature_K: temperature.
             pressure_bar: external pressure.
+            baseline: the model that ``model`` is a difference to, if it is one.
 
         Raises:
             StudyError: unknown protocol, input or ensemble; values that cannot be; a barostat for a molecule; a code or
                 a structure that cannot be used.
-            ModelError: elements that the model does not know, or a head that it lacks.
+            ModelError: elements that the model does not know, or a head that it lacks; a difference without its
+                baseline, or a baseline of another model.
         """
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
@@ -119,12 +124,14 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             settings.check_periodicity(bool(atoms.pbc.all()))
             settings.check_elements(atoms.get_chemical_symbols())
         else:
-            check_run(settings, atoms, model.passport)
+            check_run(settings, atoms, model.passport, None if baseline is None else baseline.passport)
 
         builder = cls.get_builder()
         builder.structure = structure
         if model is not None:
             builder.model = model
+        if baseline is not None:
+            builder.baseline = baseline
         builder.parameters = orm.Dict(settings.to_dict())
         builder.max_iterations = orm.Int(inputs["max_iterations"])
         builder.clean_workdir = orm.Bool(inputs["clean_workdir"])
@@ -140,6 +147,8 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         """Collect the inputs of the calculations."""
         self.ctx.inputs = AttributeDict(self.exposed_inputs(IpiCalculation, "ipi"))
         self.ctx.inputs.model = self.inputs.model
+        if "baseline" in self.inputs:
+            self.ctx.inputs.baseline = self.inputs.baseline
         self.ctx.inputs.structure = self.inputs.structure
         self.ctx.inputs.parameters = self.inputs.parameters
 

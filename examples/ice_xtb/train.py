@@ -8,7 +8,7 @@ and then 40 epochs as below on all 519.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
-``ice-xtb.npz`` (dataset) into ``aiida_mlfinetune/foundations``.
+``ice-xtb.npz`` (dataset; its levels in ``ice-xtb.levels.yaml``) into ``aiida_mlfinetune/foundations``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from aiida import orm
 from aiida.engine import run_get_node
 
@@ -111,6 +112,8 @@ def main() -> None:
     (FOUNDATIONS / "ice-xtb.model").write_bytes(model.content())
     (FOUNDATIONS / "ice-xtb.json").write_text(json.dumps(passport.to_dict(), indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(FOUNDATIONS / "ice-xtb.npz", **joined.frames.with_source("").to_arrays())
+    levels = [joined.frames.labels(key).level.to_dict() for key in sorted(joined.frames.labels_by_level)]
+    (FOUNDATIONS / "ice-xtb.levels.yaml").write_text(yaml.safe_dump(levels, sort_keys=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

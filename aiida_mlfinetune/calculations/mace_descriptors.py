@@ -1,0 +1,108 @@
+"""``mlfinetune.mace_descriptors``: the invariant descriptors of a MACE model, averaged by element in each frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from aiida import orm
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.folders import Folder
+from aiida.engine import CalcJob, CalcJobProcessSpec
+
+from aiida_mlfinetune.calculations import mace_evaluate
+from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.checks import elements_problem
+from aiida_mlfinetune.science.frames import write_geometry
+
+NAMES = tuple(mace_evaluate.DEFAULT_PARAMETERS)
+
+
+def validate_parameters(node: orm.Dict | None, _: Any) -> str | None:
+    """Refuse unknown names and impossible values."""
+    if node is not None and (unknown := sorted(set(node.get_dict()) - set(NAMES))):
+        return f"unknown parameters {unknown}: known are {list(NAMES)}"
+    return mace_evaluate.validate_parameters(node, None)
+
+
+def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+    """Refuse elements that the model lacks."""
+    if "model" not in inputs or "dataset" not in inputs:
+        return None
+    return elements_problem(inputs["dataset"].elements, inputs["model"].elements)
+
+
+class MaceDescriptorsCalculation(CalcJob):
+    """For each element of each frame, the mean of the model's invariant descriptors over its atoms."""
+
+    PROGRAM_FILENAMES = ("mace_descriptors.py", "mace_evaluate.py")
+    JOB_FILENAME = "descriptors.json"
+    MODEL_FILENAME = "model.model"
+    FRAMES_FILENAME = "frames.npz"
+    DESCRIPTORS_FILENAME = "descriptors.npz"
+    OUTPUT_FILENAME = "descriptors.log"
+
+    @classmethod
+    def define(cls, spec: CalcJobProcessSpec) -> None:
+        """Define inputs, outputs and exit codes."""
+        super().define(spec)
+        spec.inputs["code"].validator = validate_program(*PYTHON_PLUGINS)
+        spec.input("model", valid_type=MaceModelData, help="The model whose descriptors are computed.")
+        spec.input("dataset", valid_type=DatasetData, help="The frames to describe.")
+        spec.input(
+            "parameters",
+            valid_type=orm.Dict,
+            serializer=orm.to_aiida_type,
+            default=lambda: orm.Dict({}),
+            validator=validate_parameters,
+            help="`batch_size` (frames), `dtype`, `device`.",
+        )
+        spec.inputs.validator = validate_inputs
+        options = spec.inputs["metadata"]["options"]
+        options["parser_name"].default = "mlfinetune.mace_descriptors"
+        options["output_filename"].default = cls.OUTPUT_FILENAME
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
+        spec.output(
+            "descriptors",
+            valid_type=orm.ArrayData,
+            help="A row for each element of each frame: `frame` (m,), `number` (m,) its atomic number, and `mean` "
+            "(m, d) over its atoms, without unit, in single precision.",
+        )
+        spec.exit_code(300, "ERROR_NO_DESCRIPTORS", message="The job ended without output; its last words: {details}")
+        spec.exit_code(301, "ERROR_OUTPUT_INCOMPLETE", message="The descriptors cannot be read: {details}")
+        spec.exit_code(302, "ERROR_NOT_FINITE", message="The model's descriptors of frames {frames} are not finite.")
+
+    def prepare_for_submission(self, folder: Folder) -> CalcInfo:
+        """Write frames, programs and their input."""
+        inputs = self.inputs
+        job = {
+            **mace_evaluate.DEFAULT_PARAMETERS,
+            **inputs.parameters.get_dict(),
+            "model": self.MODEL_FILENAME,
+            "frames": self.FRAMES_FILENAME,
+            "descriptors": self.DESCRIPTORS_FILENAME,
+        }
+        write_geometry(Path(folder.abspath) / self.FRAMES_FILENAME, inputs.dataset.frames)
+        with folder.open(self.JOB_FILENAME, "w", encoding="utf-8") as handle:
+            json.dump(job, handle, indent=1, sort_keys=True)
+        for name in self.PROGRAM_FILENAMES:
+            program = resources.files("aiida_mlfinetune.programs") / name
+            with folder.open(name, "w", encoding="utf-8") as handle:
+                handle.write(program.read_text(encoding="utf-8"))
+        code_info = CodeInfo()
+        code_info.code_uuid = inputs.code.uuid
+        code_info.cmdline_params = [self.PROGRAM_FILENAMES[0], self.JOB_FILENAME]
+        code_info.stdout_name = inputs.metadata.options.output_filename
+        code_info.join_files = True
+        calc_info = CalcInfo()
+        calc_info.codes_info = [code_info]
+        calc_info.local_copy_list = [(inputs.model.uuid, inputs.model.MODEL_FILENAME, self.MODEL_FILENAME)]
+        calc_info.provenance_exclude_list = [self.FRAMES_FILENAME]
+        calc_info.retrieve_list = [self.DESCRIPTORS_FILENAME, inputs.metadata.options.output_filename]
+        return calc_info
