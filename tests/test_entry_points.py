@@ -20,7 +20,7 @@ EXPECTED = {
     "aiida.data": {"dataset", "model", "observable"},
     "aiida.calculations": {"cp2k_label", "ase_label", "mace_train", "mace_evaluate", "ipi"},
     "aiida.parsers": {"cp2k_md", "cp2k_label", "ase_label", "mace_train", "mace_evaluate", "ipi"},
-    "aiida.workflows": {"sampling", "labelling", "training", "dynamics", "sublimation"},
+    "aiida.workflows": {"sampling", "labelling", "training", "learning_curve", "dynamics", "sublimation"},
 }
 
 

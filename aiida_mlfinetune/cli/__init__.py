@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "aiida_mlfinetune.cli.demo:demo",
     "run": "aiida_mlfinetune.cli.run:run",
     "plan": "aiida_mlfinetune.cli.plan:plan",
+    "learning-curve": "aiida_mlfinetune.cli.learning_curve:learning_curve",
     "status": "aiida_mlfinetune.cli.status:status",
     "report": "aiida_mlfinetune.cli.report:report",
     "dataset": "aiida_mlfinetune.cli.dataset:dataset",
@@ -62,6 +63,7 @@ def main() -> None:
       aiida-mlfinetune demo             the whole chain for a small ice crystal, in some ten minutes
       aiida-mlfinetune run STUDY.yaml   the same for a crystal of your own
       aiida-mlfinetune plan DATASET     what labelling a set of frames costs, before paying for it
+      aiida-mlfinetune learning-curve DATASET   how few labels are enough, for each way of training
       aiida-mlfinetune status PK        how far a run is
       aiida-mlfinetune report PK        its results as one HTML page
 

@@ -93,7 +93,7 @@ def plan(
     node = find_dataset(dataset)
     groups = compositions(node.frames)
     labelling = Labelling(
-        code=_code(code_label),
+        code=find_code(code_label),
         level=level,
         protocol=protocol,
         max_concurrent=max_concurrent,
@@ -318,7 +318,7 @@ def _listed(groups: Sequence[Composition]) -> str:
     return ", ".join(f"{len(group.pilot)} frames of {group.name}" for group in groups)
 
 
-def _code(label: str) -> AbstractCode:
+def find_code(label: str) -> AbstractCode:
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_code
 

@@ -6,6 +6,8 @@ from aiida import orm
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report.dataset import collect_dataset
+from aiida_mlfinetune.report.graph import owner
+from aiida_mlfinetune.report.learning_curve import LEARNING_CURVE, collect_learning_curve
 from aiida_mlfinetune.report.page import Page, render
 from aiida_mlfinetune.report.sublimation import collect_process
 
@@ -18,4 +20,7 @@ def collect(node: orm.Node) -> Page:
     Raises:
         ValueError: data that no process made, other than a dataset.
     """
-    return collect_dataset(node) if isinstance(node, DatasetData) else collect_process(node)
+    if isinstance(node, DatasetData):
+        return collect_dataset(node)
+    process = owner(node)
+    return collect_learning_curve(process) if process.process_label == LEARNING_CURVE else collect_process(process)

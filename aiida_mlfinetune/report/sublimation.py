@@ -15,6 +15,7 @@ from aiida_mlfinetune.report.sections.quality import quality_section
 from aiida_mlfinetune.report.sections.results import headlines, observables
 from aiida_mlfinetune.report.sections.sampling import sampling_section
 from aiida_mlfinetune.report.sections.training import training_section
+from aiida_mlfinetune.report.state import state_of
 
 __all__ = ("collect_process",)
 
@@ -35,7 +36,7 @@ def collect_process(node: orm.Node) -> Page:
     return Page(
         title=title,
         subtitle=f"{process.process_label} {process.pk}, {process.ctime:%Y-%m-%d}, {process.uuid}",
-        state=_state(process),
+        state=state_of(process),
         headlines=headlines(process),
         sections=(
             method_section(process),

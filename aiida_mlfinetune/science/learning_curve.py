@@ -53,6 +53,8 @@ UNITS = {
 }
 MAIN = ("forces_meV_A", "energy_kJ_mol", "energy_meV_per_atom")
 """The quantity that conclusions are about where no target is given: the first that there is."""
+MOST_FRAMES = 1e9
+"""More frames than this are as good as none at all: the errors do not fall."""
 FAR = 4.0
 """An extrapolation to more than so many times the largest set is no more than a hint."""
 
@@ -130,8 +132,11 @@ class PowerLaw:
         """Return how many frames bring the error down to ``target``, and the standard error; infinite if none do."""
         if self.b <= 0:
             return math.inf, math.inf
-        n = (self.a / target) ** (1 / self.b)
-        row = np.array([1.0, -math.log(n)]) / self.b
+        log_n = (math.log(self.a) - math.log(target)) / self.b
+        if log_n > math.log(MOST_FRAMES):
+            return math.inf, math.inf
+        n = math.exp(log_n)
+        row = np.array([1.0, -log_n]) / self.b
         return n, n * _root(row, self.covariance)
 
     def to_dict(self) -> dict[str, Any]:

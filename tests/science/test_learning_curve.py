@@ -129,6 +129,13 @@ def test_errors_that_do_not_fall_promise_nothing():
     assert "within the error of b" in found.sentence
 
 
+@pytest.mark.parametrize("limit", [1.0, 99.9, 100.1, 1e6])
+def test_a_curve_that_is_nearly_flat_breaks_nothing(limit):
+    found = conclude({"forces_meV_A": curve(100.0, 99.99999, 99.99998, 99.99997)}, {"forces_meV_A": limit})
+    assert (found.smallest == 10) == (limit > 100)
+    assert found.needed is None or found.needed <= 1e9
+
+
 def test_one_size_promises_nothing_either():
     found = conclude({"energy_kJ_mol": curve(2.0)}, {})
     assert (found.doubled, found.quantity) == (None, "energy_kJ_mol")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def collect_learning_curve(
     ended = {name.removeprefix(ERRORS): node for name, node in trainings.items() if name.startswith(ERRORS)}
     if not ended:
         raise StudyError("a learning curve needs at least one training that ended well")
-    spreads = _spreads(judged, level.value, modes)
+    spreads = science.flatten_spreads(_own_errors(judged, level.value, modes.values()))
     found = {
         label: science.in_percent(science.flatten_errors(node.get_dict()[name_of_set]), spreads)
         for label, node in ended.items()
@@ -207,11 +207,16 @@ def curves_of(observable: ObservableData) -> dict[str, dict[str, science.Curve]]
     return {mode: curves[mode] for mode in observable.details["modes"] if mode in curves}
 
 
-def _spreads(judged: DatasetData, level: str, modes: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the standard deviations of the labels of a set by quantity."""
-    molecule = next((own["molecule"] for own in modes.values() if "molecule" in own), None)
+def judged_quantities(judged: DatasetData, level: str, parameters: Iterable[orm.Dict]) -> set[str]:
+    """Return the quantities of a learning curve that the labels of a set can tell."""
+    return set(science.flatten_errors(_own_errors(judged, level, [each.get_dict() for each in parameters])))
+
+
+def _own_errors(judged: DatasetData, level: str, parameters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the errors of labels against themselves: zero, with the standard deviations beside them."""
+    molecule = next((own["molecule"] for own in parameters if "molecule" in own), None)
     labels = judged.frames.labels(level)
-    return science.flatten_spreads(label_errors(judged.frames, labels, labels, molecule))
+    return label_errors(judged.frames, labels, labels, molecule)
 
 
 def _table(
