@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.validation",
     "tests.fixtures.vasp",
     "tests.fixtures.water",
+    "tests.fixtures.training",
     "tests.fixtures.web",
 ]
 

@@ -20,9 +20,11 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science import training_input
+from aiida_mlfinetune.science import training_checks, training_heads, training_input
 from aiida_mlfinetune.science.extxyz import write_mace_extxyz
 from aiida_mlfinetune.science.frames import GEOMETRY_ARRAYS, write_geometry
+from aiida_mlfinetune.science.training_heads import HEAD, HeadSets
+from aiida_mlfinetune.science.training_input import file_of
 
 SAVE_INTERVAL_S = 120
 MAX_LOSS_GROWTH = 1e4
@@ -39,18 +41,23 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
     """Refuse inputs that do not fit each other."""
     if any(name not in inputs for name in ("train", "valid", "level", "parameters", "e0s")):
         return None  # a missing port is reported by itself, and work chains fill some in later
-    parameters, e0s = inputs["parameters"].get_dict(), inputs["e0s"].get_dict()
-    if (problem := training_input.e0s_problem(e0s, parameters["mode"])) is not None:
+    parameters, e0s, level = inputs["parameters"].get_dict(), inputs["e0s"].get_dict(), inputs["level"].value
+    heads = inputs["heads"].get_dict() if "heads" in inputs else None
+    if (problem := training_checks.inputs_problem(parameters, e0s, heads, level)) is not None:
         return problem
     try:
-        training_input.check_training(
+        if parameters["mode"] == TrainingMode.DELTA.value:
+            training_checks.check_delta_level(inputs["train"].frames, level)
+        training_checks.check_training(
             inputs["train"].frames,
             inputs["valid"].frames,
             inputs["test"].frames if "test" in inputs else None,
-            inputs["level"].value,
+            level,
             parameters,
             e0s,
             inputs["foundation"].passport if "foundation" in inputs else None,
+            heads,
+            inputs["replay"].frames if "replay" in inputs else None,
         )
     except MlFinetuneError as error:
         return str(error)
@@ -58,9 +65,9 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
 
 
 class MaceTrainCalculation(CalcJob):
-    """Train a MACE model in one job: from scratch, or from a foundation."""
+    """Train a MACE model in one job, in any of the training modes."""
 
-    PROGRAM_FILENAMES = ("mace_train.py", "mace_evaluate.py", "mace_passport.py")
+    PROGRAM_FILENAMES = ("mace_train.py", "mace_evaluate.py", "mace_passport.py", "mace_record.py")
     JOB_FILENAME = "job.json"
     CONFIG_FILENAME = "mace.yaml"
     FOUNDATION_FILENAME = "foundation.model"
@@ -68,12 +75,11 @@ class MaceTrainCalculation(CalcJob):
     MODEL_FILENAME = "model.model"
     PASSPORT_FILENAME = "passport.json"
     E0S_FILENAME = "e0s.json"
+    RECORD_FILENAME = "trained.json"
     LOSS_FILENAME = "loss.jsonl"
     STATUS_FILENAME = "status.json"
     PROGRESS_FILENAME = "progress.json"
     STATE_FILENAME = "restart.pt"
-    PREDICTIONS_FILENAME = "predictions_{}.npz"
-    TRAIN_ARRAYS_FILENAME = "train.npz"
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -86,12 +92,28 @@ class MaceTrainCalculation(CalcJob):
         spec.input("level", valid_type=orm.Str, serializer=orm.to_aiida_type, help="Key of the level to train on.")
         spec.input("foundation", valid_type=MaceModelData, required=False, help="Model to start from.")
         spec.input(
+            "heads",
+            valid_type=orm.Dict,
+            required=False,
+            serializer=orm.to_aiida_type,
+            help="In the modes multi-level and multi-fidelity: level key by name of each further head. The head of "
+            "`level` is called Default, and is the last.",
+        )
+        spec.input(
+            "replay",
+            valid_type=DatasetData,
+            required=False,
+            help="In mode multihead-replay: frames of the foundation's own data, labelled at `replay_level`, or with "
+            "the foundation's predictions. A part of them, `replay_valid`, validates their head.",
+        )
+        spec.input(
             "parameters",
             valid_type=orm.Dict,
             serializer=orm.to_aiida_type,
             validator=validate_parameters,
-            help="`mode` (scratch or naive), `seed`, optionally `foundation_head` and `molecule` (formula, for errors "
-            "per molecule), and arguments of mace_run_train by their own names (eV, A).",
+            help="`mode` (scratch, naive, multihead-replay, multi-level, delta, transfer or multi-fidelity), `seed`, "
+            "optionally `foundation_head`, `molecule` (formula, for errors per molecule), `replay_level`, "
+            "`replay_valid` (fraction) and `replay_seed`, and arguments of mace_run_train by their own names (eV, A).",
         )
         spec.input(
             "e0s",
@@ -99,8 +121,8 @@ class MaceTrainCalculation(CalcJob):
             serializer=orm.to_aiida_type,
             default=lambda: orm.Dict({"source": "estimated"}),
             help="Atomic reference energies of the final model: `source` is given (with `values`, element: eV), "
-            "foundation, estimated (least squares; of the foundation's residuals in mode naive), or isolated "
-            "(frames of one atom).",
+            "foundation, estimated (least squares; of the foundation's residuals where there is one), or isolated "
+            "(frames of one atom). `heads` gives the same for further heads, which otherwise take the same source.",
         )
         spec.input(
             "parent_folder",
@@ -120,10 +142,14 @@ class MaceTrainCalculation(CalcJob):
             "loss_curve",
             valid_type=orm.ArrayData,
             help="Per epoch: epoch, train_loss, valid_loss, valid_rmse_energy_eV_per_atom, valid_rmse_forces_eV_A, "
-            "valid_rmse_stress_eV_A3; epoch -1 is the model before training.",
+            "valid_rmse_stress_eV_A3; epoch -1 is the model before training. Those of further heads begin with the "
+            "head's name and '_'.",
         )
         spec.output(
-            "errors", valid_type=orm.Dict, help="Errors of the final model by set: meV, kJ/mol, meV/A, percent."
+            "errors",
+            valid_type=orm.Dict,
+            help="Errors of the final model by set: meV, kJ/mol, meV/A, percent; those of further heads in `heads`, by "
+            "head and set.",
         )
         spec.output(
             "parity",
@@ -143,6 +169,7 @@ class MaceTrainCalculation(CalcJob):
             330, "ERROR_E0_MISMATCH", message="The model's reference energies are not those asked for: {details}"
         )
         spec.exit_code(331, "ERROR_MODEL_MISMATCH", message="The model is not what was asked for: {details}")
+        spec.exit_code(332, "ERROR_TRAINING_MISMATCH", message="MACE did not train what was asked for: {details}")
         spec.exit_code(340, "ERROR_RESTART_FAILED", message="The training could not be resumed: {details}")
         spec.exit_code(
             400, "ERROR_OUT_OF_WALLTIME", message="The training stopped at the time limit, ready to be resumed."
@@ -156,23 +183,42 @@ class MaceTrainCalculation(CalcJob):
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:
         """Write frames, MACE's input, and what MACE cannot be told."""
         inputs = self.inputs
-        parameters, level = inputs.parameters.get_dict(), inputs.level.value
-        sets = {name: inputs[name].frames for name in ("train", "valid", "test") if name in inputs}
-        requested = self.requested_e0s(inputs)
-        naive = parameters["mode"] == TrainingMode.NAIVE.value
+        parameters = inputs.parameters.get_dict()
+        heads, requested = self.heads(inputs), self.requested_e0s(inputs)
+        fine_tuned = "foundation" in inputs
         root = Path(folder.abspath)
-        config = training_input.mace_config(parameters, requested)
+        config = training_input.mace_config(
+            parameters, [head.name for head in heads], fine_tuned, requested[HEAD] if len(heads) == 1 else None
+        )
+        targets = training_heads.loss_targets(parameters)
         derived = []
-        for name in ("train", "valid"):
-            write_mace_extxyz(root / f"{name}.xyz", sets[name], level)
-            derived.append(f"{name}.xyz")
-        predict = {name: f"{name}.npz" for name in ("valid", "test") if name in sets}
-        for name, filename in predict.items():
-            write_geometry(root / filename, sets[name])
-            derived.append(filename)
+        described = []
+        for head in heads:
+            files = {}
+            for name in ("train", "valid"):
+                files[f"{name}_file"] = filename = file_of(head.name, name, "xyz")
+                write_mace_extxyz(root / filename, head.trained_frames(name, targets), head.level)
+                derived.append(filename)
+            if requested[head.name] is None:
+                files["train_frames"] = filename = file_of(head.name, "train", "npz")
+                with folder.open(filename, "wb") as handle:
+                    arrays = {name: getattr(head.train, name) for name in GEOMETRY_ARRAYS}
+                    np.savez(handle, **arrays, energy=head.train.labels(head.level).energy)
+                derived.append(filename)
+            source = training_input.e0s_of_head(inputs.e0s.get_dict(), head.name)["source"]
+            described.append({"name": head.name, **files, "e0s": {"source": source, "values": requested[head.name]}})
+        predict = []
+        for head in heads:
+            for name in ("valid", "test"):
+                if name in head.sets:
+                    item = {"head": head.name, "set": name, "frames": file_of(head.name, name, "npz")}
+                    write_geometry(root / item["frames"], head.sets[name])
+                    derived.append(item["frames"])
+                    predict.append({**item, "labels": self.predictions_filename(head.name, name)})
         job: dict[str, Any] = {
             "mode": parameters["mode"],
-            "e0s": {"source": inputs.e0s["source"], "values": requested},
+            "heads": described,
+            "elements": training_input.all_elements(heads),
             "restart": "parent_folder" in inputs,
             "predict": predict,
             "batch_size": config.get("valid_batch_size", 10),
@@ -185,15 +231,10 @@ class MaceTrainCalculation(CalcJob):
         calc_info = CalcInfo()
         calc_info.local_copy_list = []
         calc_info.remote_copy_list = []
-        if naive:
-            with folder.open(self.TRAIN_ARRAYS_FILENAME, "wb") as handle:
-                arrays = {name: getattr(sets["train"], name) for name in GEOMETRY_ARRAYS}
-                np.savez(handle, **arrays, energy=sets["train"].labels(level).energy)
-            derived.append(self.TRAIN_ARRAYS_FILENAME)
+        if fine_tuned:
             foundation = inputs.foundation
             job["foundation"] = self.FOUNDATION_FILENAME
             job["foundation_head"] = training_input.foundation_head(parameters, foundation.passport)
-            job["train_frames"] = self.TRAIN_ARRAYS_FILENAME
             calc_info.local_copy_list.append((foundation.uuid, foundation.MODEL_FILENAME, self.FOUNDATION_FILENAME))
         if "parent_folder" in inputs:
             parent = inputs.parent_folder
@@ -222,23 +263,39 @@ class MaceTrainCalculation(CalcJob):
             self.MODEL_FILENAME,
             self.PASSPORT_FILENAME,
             self.E0S_FILENAME,
+            self.RECORD_FILENAME,
             self.LOSS_FILENAME,
             self.STATUS_FILENAME,
             self.PROGRESS_FILENAME,
-            *(self.PREDICTIONS_FILENAME.format(name) for name in predict),
+            *(item["labels"] for item in predict),
         ]
         return calc_info
 
     @staticmethod
-    def requested_e0s(inputs: Any) -> dict[str, float] | None:
-        """Return the reference energies in eV that the inputs ask for, None if only the job can find them."""
-        return training_input.resolve_e0s(
-            inputs.train.frames,
+    def predictions_filename(head: str, name: str) -> str:
+        """Return the file of the predictions by a head for one of its sets."""
+        return f"predictions_{file_of(head, name, 'npz')}"
+
+    @staticmethod
+    def heads(inputs: Any) -> list[HeadSets]:
+        """Return the heads that the inputs ask for with their frames, that of the target level last."""
+        return training_heads.training_heads(
+            {name: inputs[name].frames for name in ("train", "valid", "test") if name in inputs},
             inputs.level.value,
             inputs.parameters.get_dict(),
-            inputs.e0s.get_dict(),
+            inputs.heads.get_dict() if "heads" in inputs else None,
+            inputs.replay.frames if "replay" in inputs else None,
             inputs.foundation.passport if "foundation" in inputs else None,
         )
+
+    @classmethod
+    def requested_e0s(cls, inputs: Any) -> dict[str, dict[str, float] | None]:
+        """Return the reference energies in eV that the inputs ask for, by head; None if only the job can find them."""
+        heads = cls.heads(inputs)
+        foundation = inputs.foundation.passport if "foundation" in inputs else None
+        parameters, e0s = inputs.parameters.get_dict(), inputs.e0s.get_dict()
+        elements = training_input.all_elements(heads)
+        return {head.name: training_input.resolve_e0s(head, elements, parameters, e0s, foundation) for head in heads}
 
 
 def _usable_seconds(wall: float | None) -> float | None:

@@ -1,16 +1,19 @@
 """Train a MACE model in one process, with the reference energies that were asked for, and stop cleanly.
 
-Stand-alone: needs numpy, torch and MACE only, and ``mace_evaluate.py`` and ``mace_passport.py`` beside it. Run as
-``python mace_train.py job.json``. MACE's own input is ``mace.yaml``; ``job.json`` says what MACE cannot be told:
+Stand-alone: needs numpy, torch and MACE only, and ``mace_evaluate.py``, ``mace_passport.py`` and ``mace_record.py``
+beside it. Run as ``python mace_train.py job.json``. MACE's own input is ``mace.yaml``; ``job.json`` says what MACE
+cannot be told:
 
-- ``e0s``: the reference energies of a fine-tuned model, given or to be estimated. MACE keeps the foundation's where
-  the elements are the same, so they are written into a copy of the foundation that MACE then starts from.
+- ``heads``: the heads in order, the target's last, each with its files and its reference energies, given or to be
+  estimated from what the foundation predicts. With one head MACE keeps the foundation's where the elements are the
+  same, so they are written into a copy of the foundation that MACE then starts from; with several they are passed with
+  the heads.
 - ``max_seconds``: when to save the state and stop. The state holds weights, optimiser, averages, schedules and random
   numbers, so that a restarted run gives what an uninterrupted one gives; one that cannot be read is an error.
 - ``patience``: MACE counts epochs without improvement, but does not stop.
 
-Written are ``model.model``, ``passport.json``, ``e0s.json``, ``predictions_<set>.npz``, ``loss.jsonl`` and, in every
-case, ``status.json``.
+Written are ``model.model``, ``passport.json``, ``e0s.json``, ``trained.json`` (what MACE's own objects say is trained),
+the predictions, ``loss.jsonl`` and, in every case, ``status.json``.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ PROGRESS_FILE = "progress.json"
 FOUNDATION_COPY = "foundation_e0s.model"
 MODEL_FILE = "model.model"
 LOSS_FILE = "loss.jsonl"
+RECORD_FILE = "trained.json"
 
 
 class Stop(BaseException):
@@ -67,8 +71,33 @@ def least_squares_shift(counts: np.ndarray, residuals: np.ndarray) -> tuple[np.n
     return shift, int(rank)
 
 
-def prepare_foundation(job: dict[str, Any]) -> dict[str, float]:
-    """Write the foundation with one head and the reference energies asked for; return these by element."""
+def find_energies(job: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the reference energies of all heads in eV by element, and write them down with how they were found.
+
+    A foundation is written with one head, and with the reference energies asked for where the model has one head too.
+    """
+    if job.get("foundation"):
+        energies, details = energies_of_foundation(job)
+    else:
+        energies, details = {head["name"]: head["e0s"]["values"] for head in job["heads"]}, {}
+    found = {
+        head["name"]: {
+            "source": head["e0s"]["source"],
+            "values": energies[head["name"]],
+            **details.get(head["name"], {}),
+        }
+        for head in job["heads"]
+    }
+    target = job["heads"][-1]["name"]
+    others = {name: values for name, values in found.items() if name != target}
+    _write_json("e0s.json", {**found[target], **({"heads": others} if others else {})})
+    return energies
+
+
+def energies_of_foundation(
+    job: dict[str, Any],
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
+    """Write the foundation's copy, and return the reference energies by head, and how they were estimated."""
     import torch
     from ase.data import chemical_symbols
     from mace.tools.scripts_utils import remove_pt_head
@@ -82,19 +111,34 @@ def prepare_foundation(job: dict[str, Any]) -> dict[str, float]:
     model = model.to(getattr(torch, job["dtype"]))
     known = [chemical_symbols[int(z)] for z in model.atomic_numbers]
     stored = model.atomic_energies_fn.atomic_energies
-    energies = dict(zip(known, stored.double().reshape(-1).tolist(), strict=True))
-    frames = read_frames(job["train_frames"])
-    if job["e0s"]["source"] == "estimated":
-        wanted, details = estimate_energies(model, energies, frames, job)
-    else:
-        wanted = {element: float(value) for element, value in job["e0s"]["values"].items()}
-        details = {}
-    flat = torch.tensor([wanted.get(element, energies[element]) for element in known])
-    model.atomic_energies_fn.atomic_energies = flat.to(stored.dtype).reshape(stored.shape)
+    start = dict(zip(known, stored.double().reshape(-1).tolist(), strict=True))
+    energies, details = {}, {}
+    for head in job["heads"]:
+        name, own = head["name"], head["e0s"]
+        if own["values"] is None:
+            estimated, details[name] = estimate_energies(model, start, read_frames(head["train_frames"]), job)
+            energies[name] = {element: estimated.get(element, start[element]) for element in job["elements"]}
+        else:
+            energies[name] = {element: float(value) for element, value in own["values"].items()}
+    if len(job["heads"]) == 1:
+        wanted = energies[job["heads"][0]["name"]]
+        flat = torch.tensor([wanted.get(element, start[element]) for element in known])
+        model.atomic_energies_fn.atomic_energies = flat.to(stored.dtype).reshape(stored.shape)
     torch.save(model, FOUNDATION_COPY)
     torch.set_default_dtype(before)
-    _write_json("e0s.json", {"source": job["e0s"]["source"], "values": wanted, **details})
-    return wanted
+    return energies, details
+
+
+def heads_argument(job: dict[str, Any], energies: dict[str, dict[str, float]]) -> str:
+    """Return MACE's argument ``heads``: files and reference energies, which it wants as text, of every head."""
+    from ase.data import atomic_numbers
+
+    heads = {}
+    for head in job["heads"]:
+        by_number = {atomic_numbers[element]: value for element, value in energies[head["name"]].items()}
+        files = {name: head[name] for name in ("train_file", "valid_file")}
+        heads[head["name"]] = {**files, "E0s": str(by_number)}
+    return str(heads)
 
 
 def estimate_energies(
@@ -149,7 +193,11 @@ class Supervisor:
 
     def __call__(self, **kwargs: Any) -> None:
         """Train with the arguments of ``mace.tools.train``."""
+        from mace_record import describe_training
+
         self.parts = kwargs
+        self.target = list(kwargs["valid_loaders"])[-1]
+        _write_json(RECORD_FILE, {**describe_training(kwargs), "fine_tuned": bool(self.job.get("foundation"))})
         self.save_best = kwargs["checkpoint_handler"].save
         kwargs["checkpoint_handler"].save = self._save_best
         kwargs["logger"] = _FiniteLogger(kwargs["logger"])
@@ -182,11 +230,13 @@ class Supervisor:
         self.original_epoch(**kwargs)
 
     def _validated(self, valid_loss: float, eval_metrics: Any, logger: Any, log_errors: str, *rest: Any) -> None:
-        """After a validation: log as MACE does, then look at the loss."""
+        """After the validation of a head: log as MACE does, then look at the loss; the target head's decides."""
         self.original_log(valid_loss, eval_metrics, logger, log_errors, *rest)
-        loss, epoch = float(valid_loss), rest[0]
+        loss, epoch, head = float(valid_loss), rest[0], rest[1]
         if not math.isfinite(loss):
-            raise Stop("loss_nan", f"the validation loss is {loss} at epoch {epoch}")
+            raise Stop("loss_nan", f"the validation loss of head {head!r} is {loss} at epoch {epoch}")
+        if head != self.target:
+            return
         self.first_loss = loss if self.first_loss is None else self.first_loss
         if loss > self.job["max_loss_growth"] * self.first_loss:
             raise Stop("loss_exploded", f"the validation loss rose from {self.first_loss:g} to {loss:g}")
@@ -283,9 +333,10 @@ def _fingerprint(job: dict[str, Any], config: dict[str, Any]) -> str:
     """Return a checksum of all that defines the training but for its length."""
     digest = hashlib.sha256()
     settings = {key: value for key, value in config.items() if key != "max_num_epochs"}
-    digest.update(json.dumps([settings, job["e0s"]], sort_keys=True).encode())
-    for name in ("train_file", "valid_file"):
-        digest.update(Path(config[name]).read_bytes())
+    digest.update(json.dumps([settings, job["heads"]], sort_keys=True).encode())
+    for head in job["heads"]:
+        for name in ("train_file", "valid_file"):
+            digest.update(Path(head[name]).read_bytes())
     if job.get("foundation"):
         digest.update(Path(job["foundation"]).read_bytes())
     return digest.hexdigest()
@@ -303,31 +354,45 @@ def train(job: dict[str, Any]) -> None:
     from mace_passport import describe_model
 
     config = yaml.safe_load(Path(CONFIG_FILE).read_text(encoding="utf-8"))
+    if config.get("enable_cueq"):
+        importlib.import_module("cuequivariance_torch")  # MACE would go on without it, and not say so
     if job["restart"] and not Path(STATE_FILE).exists():
         raise Stop("restart_failed", f"the parent folder holds no {STATE_FILE}")
-    if job.get("foundation"):
-        prepare_foundation(job)
+    if job["restart"]:
+        _end_last_lines()
+    energies = find_energies(job)
+    arguments = tools.build_default_arg_parser().parse_args(["--config", CONFIG_FILE])
+    if len(job["heads"]) > 1:
+        arguments.heads = heads_argument(job, energies)
     supervisor = Supervisor(job, config)
     tools.train = supervisor
     run_train.jit = types.SimpleNamespace(compile=_no_compiled_copy)
     try:
-        run_train.run(tools.build_default_arg_parser().parse_args(["--config", CONFIG_FILE]))
+        run_train.run(arguments)
     finally:
         tools.train = supervisor.original
     suffix = "_stagetwo" if config.get("swa") else ""
     shutil.copyfile(f"{config['name']}{suffix}.model", MODEL_FILE)
     passport = describe_model(MODEL_FILE, mace.__version__)
-    for name, path in job["predict"].items():
+    for item in job["predict"]:
         arrays = predict(
             load_model(MODEL_FILE, job["device"]),
-            read_frames(path),
-            passport["heads"][-1],
+            read_frames(item["frames"]),
+            item["head"],
             job["batch_size"],
             job["dtype"],
             job["device"],
         )
-        np.savez(f"predictions_{name}.npz", **arrays)
+        np.savez(item["labels"], **arrays)
     _write_json("passport.json", passport)
+
+
+def _end_last_lines() -> None:
+    """End the last line of the metrics, which a killed run may have left unfinished; MACE appends to them."""
+    for metrics in Path("results").glob("*_train.txt"):
+        content = metrics.read_bytes()
+        if content and not content.endswith(b"\n"):
+            metrics.write_bytes(content + b"\n")
 
 
 def _no_compiled_copy(_: Any) -> None:

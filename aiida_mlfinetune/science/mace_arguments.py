@@ -18,7 +18,14 @@ INTERACTIONS = (
     "RealAgnosticResidualNonLinearInteractionBlock",
 )
 LOSSES_WITH_STRESS = ("stress", "universal", "huber")
-LOSSES = ("weighted", "ef", "l1l2energyforces", *LOSSES_WITH_STRESS)
+LOSSES = ("weighted", "l1l2energyforces", *LOSSES_WITH_STRESS)
+"""MACE knows ``ef`` too, but gives it the weights 1 and 1 whatever it is told."""
+LOSSES_WITHOUT_MASK = ("huber", "l1l2energyforces")
+"""Losses that take missing labels for zeros."""
+LOSSES_OF_STAGE_TWO = ("weighted", "stress", "universal")
+"""Losses that MACE keeps in stage two; with the others it silently takes ``weighted``."""
+FROZEN_BY = {"embedding": 1, "interactions_decay": 5, "interactions_no_decay": 5, "products": 6}
+"""Groups of weights that the argument ``freeze`` freezes, by its lowest value that does; 7 would freeze all."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Argument:
         choices: allowed values, if they are few.
         minimum: smallest allowed value of a number.
         architecture: whether it shapes the network, so that a foundation fixes it.
+        fine_tuning: whether it needs a foundation.
         needs: name and values of another argument without which MACE ignores this one.
     """
 
@@ -37,6 +45,7 @@ class Argument:
     choices: tuple[Any, ...] = ()
     minimum: float | None = None
     architecture: bool = False
+    fine_tuning: bool = False
     needs: tuple[str, tuple[Any, ...]] | None = None
 
 
@@ -55,6 +64,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "patience": Argument(int, minimum=1),
     "device": Argument(str, ("cpu", "cuda", "mps", "xpu")),
     "default_dtype": Argument(str, ("float32", "float64")),
+    "enable_cueq": Argument(bool),
     # optimiser
     "optimizer": Argument(str, ("adam", "adamw")),
     "beta": Argument(float, minimum=0),
@@ -79,6 +89,11 @@ ARGUMENTS: Mapping[str, Argument] = {
     "swa_energy_weight": Argument(float, minimum=0, needs=_STAGE_TWO),
     "swa_forces_weight": Argument(float, minimum=0, needs=_STAGE_TWO),
     "swa_stress_weight": Argument(float, minimum=0, needs=_STAGE_TWO),
+    # fine-tuning
+    "freeze": Argument(int, (1, 5, 6), fine_tuning=True),
+    "lora": Argument(bool, fine_tuning=True),
+    "lora_rank": Argument(int, minimum=1, fine_tuning=True, needs=("lora", (True,))),
+    "lora_alpha": Argument(float, minimum=0, fine_tuning=True, needs=("lora", (True,))),
     # network
     "model": Argument(str, ("MACE", "ScaleShiftMACE"), architecture=True),
     "r_max": Argument(float, minimum=0.5, architecture=True),
@@ -108,10 +123,19 @@ DEFAULTS: Mapping[str, Any] = {
     "scheduler": "ReduceLROnPlateau",
     "ema": False,
     "swa": False,
+    "lora": False,
+    "lr": 0.01,
+    "ema_decay": 0.99,
+    "eval_interval": 1,
     "max_num_epochs": 2048,
     "batch_size": 10,
+    "valid_batch_size": 10,
+    "energy_weight": 1.0,
     "forces_weight": 100.0,
     "stress_weight": 1.0,
+    "swa_energy_weight": 1000.0,
+    "swa_forces_weight": 100.0,
+    "swa_stress_weight": 10.0,
     "scaling": "rms_forces_scaling",
 }
 """MACE's own defaults of the arguments that checks depend on."""
@@ -127,6 +151,11 @@ SET_BY_US: Mapping[str, str] = {
     "multiheads_finetuning": "follows from 'mode'",
     "restart_latest": "is the input 'parent_folder'",
     "amsgrad": "cannot be switched off in MACE",
+    "heads": "is the input 'heads'",
+    "pt_train_file": "is the input 'replay'",
+    "pt_valid_file": "is a part of the input 'replay', set by 'replay_valid'",
+    "pseudolabel_replay": "follows from 'replay_level', which is absent for pseudolabels",
+    "force_mh_ft_lr": "is not needed: the rate, the loss and the averages of the parameters hold in every mode",
     "start_stage_two": "is called 'start_swa'",
     "stage_two": "is called 'swa'",
 }

@@ -8,26 +8,57 @@ from typing import Any
 from aiida import orm
 from aiida.common import AttributeDict
 from aiida.common.log import AIIDA_LOGGER
-from aiida.engine import BaseRestartWorkChain, ProcessBuilder, ProcessHandlerReport, process_handler, while_
+from aiida.engine import BaseRestartWorkChain, ProcessBuilder, ProcessHandlerReport, if_, process_handler, while_
 
-from aiida_mlfinetune.calculations.functions.dataset import split
+from aiida_mlfinetune.calculations.functions.dataset import add_level, join, split
+from aiida_mlfinetune.calculations.functions.levels import subtract_levels
+from aiida_mlfinetune.calculations.functions.training import (
+    BATCHES,
+    delta_levels,
+    prediction_parameters,
+    with_lower_rate,
+    with_smaller_batches,
+)
+from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation, validate_parameters
 from aiida_mlfinetune.calculations.validators import validate_dict
 from aiida_mlfinetune.common.enums import TrainingMode
-from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
+from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.checks import check_elements
-from aiida_mlfinetune.science.splits import SETS, SplitSizes, split_frames
-from aiida_mlfinetune.science.training_input import check_training, e0s_problem, parameters_problem
+from aiida_mlfinetune.science.mace_arguments import DEFAULTS
+from aiida_mlfinetune.science.model_levels import model_level_key
+from aiida_mlfinetune.science.splits import SETS, SplitSizes
+from aiida_mlfinetune.science.training_checks import inputs_problem
+from aiida_mlfinetune.science.training_heads import replay_level
+from aiida_mlfinetune.science.training_input import parameters_problem
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
+from aiida_mlfinetune.workchains.training_inputs import check_sets, split_sets, validate_inputs
 
 EXIT = MaceTrainCalculation.exit_codes
-SET_BY_CHAIN = ("train", "valid", "test", "level", "foundation", "parameters", "e0s", "parent_folder")
+SET_BY_CHAIN = (
+    "train",
+    "valid",
+    "test",
+    "level",
+    "foundation",
+    "heads",
+    "replay",
+    "parameters",
+    "e0s",
+    "parent_folder",
+)
+TRAINING_OPTIONS = ("parser_name", "output_filename")
+"""Options of the training job that its predictions do not share."""
+ARCHITECTURE = {"foundation": TrainingMode.NAIVE, "nothing": TrainingMode.SCRATCH}
+"""The section of the protocol that a mode's own is laid over, by what the training starts from."""
+MAX_LOWER_RATES = 2
+"""How often a training that diverged is repeated at a lower rate."""
 
 
 class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
-    """A MACE model from a labelled dataset: from scratch, or fine-tuned from a foundation."""
+    """A MACE model from a labelled dataset, in any of the training modes."""
 
     _process_class = MaceTrainCalculation
     _PROTOCOL_FILE = "training.yaml"
@@ -55,6 +86,27 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         spec.input("level", valid_type=orm.Str, serializer=orm.to_aiida_type, help="Key of the level to train on.")
         spec.input("foundation", valid_type=MaceModelData, required=False, help="Model to start from.")
         spec.input(
+            "heads",
+            valid_type=orm.Dict,
+            required=False,
+            serializer=orm.to_aiida_type,
+            help="In the modes multi-level and multi-fidelity: level key by name of each further head.",
+        )
+        spec.input(
+            "replay",
+            valid_type=DatasetData,
+            required=False,
+            help="In mode multihead-replay: frames of the foundation's own data. Without the parameter `replay_level` "
+            "they are labelled by the foundation first.",
+        )
+        spec.input(
+            "baseline",
+            valid_type=MaceModelData,
+            required=False,
+            help="In mode delta: the model that the trained one will be added to. It labels the frames first; or the "
+            "parameter `baseline_level` names labels that they have.",
+        )
+        spec.input(
             "parameters",
             valid_type=orm.Dict,
             serializer=orm.to_aiida_type,
@@ -72,12 +124,25 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         spec.outline(
             cls.setup,
             cls.make_sets,
+            if_(cls.should_predict)(cls.run_predictions, cls.inspect_predictions),
+            if_(cls.is_delta)(cls.subtract_baseline),
             while_(cls.should_run_process)(cls.run_process, cls.inspect_process),
             cls.results,
         )
         spec.expose_outputs(MaceTrainCalculation, exclude=("remote_folder", "remote_stash", "retrieved"))
         for name in SETS:
             spec.output(name, valid_type=DatasetData, required=name != "test", help=f"The {name} set.")
+        spec.exit_code(
+            310,
+            "ERROR_PREDICTIONS_FAILED",
+            message="The frames could not be labelled by the model that they should be labelled by: {details}",
+        )
+        spec.exit_code(
+            312, "ERROR_STILL_DIVERGES", message="The training diverged at every learning rate that was tried: {rates}"
+        )
+        spec.exit_code(
+            313, "ERROR_STILL_OUT_OF_MEMORY", message="The training ran out of memory even with batches of {size}."
+        )
         spec.exit_code(
             311, "ERROR_NO_PROGRESS", message="A resumed training got no further: raise the wall-clock limit."
         )
@@ -90,6 +155,9 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         level: str,
         foundation: MaceModelData | None = None,
         mode: TrainingMode | str | None = None,
+        heads: Mapping[str, str] | None = None,
+        replay: DatasetData | None = None,
+        baseline: MaceModelData | None = None,
         protocol: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -102,7 +170,10 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
                 ``train``, ``valid`` and ``test`` are set afterwards.
             level: key of the level to train on.
             foundation: model to start from.
-            mode: scratch or naive; naive by default if there is a foundation.
+            mode: one of ``TrainingMode``; by default naive if there is a foundation, else scratch.
+            heads: level key by name of each further head, in the modes multi-level and multi-fidelity.
+            replay: frames of the foundation's own data, in mode multihead-replay.
+            baseline: model that the trained one will be added to, in mode delta.
             protocol: demo, fast, balanced or kaur2025.
             overrides: in the layout of ``protocols/training.yaml``; null removes a parameter.
             options: scheduler options, laid over those of the protocol.
@@ -113,18 +184,23 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         """
         chosen = TrainingMode(mode or (TrainingMode.SCRATCH if foundation is None else TrainingMode.NAIVE))
         inputs = cls.get_protocol_inputs(protocol, overrides)
-        parameters = cls._parameters(chosen, protocol, overrides)
-        if (problem := parameters_problem(parameters) or e0s_problem(inputs["e0s"], chosen.value)) is not None:
+        parameters = cls._parameters(chosen, protocol, overrides, foundation is not None)
+        problem = parameters_problem(parameters) or inputs_problem(parameters, inputs["e0s"], heads, level)
+        if problem is not None:
             raise StudyError(problem)
         sizes = SplitSizes.from_dict(inputs["split"])
         builder = cls.get_builder()
+        models = {"foundation": foundation, "replay": replay, "baseline": baseline}
+        given = {name: node for name, node in models.items() if node is not None}
         if dataset is not None:
             if foundation is not None:
                 check_elements(dataset.elements, foundation.elements, "the foundation")
-            _check_split(dataset, sizes, level, parameters, inputs["e0s"], foundation)
+            check_sets(split_sets(dataset, sizes), level, parameters, inputs["e0s"], heads, given)
             builder.dataset = dataset
-        if foundation is not None:
-            builder.foundation = foundation
+        for name, node in given.items():
+            builder[name] = node
+        if heads is not None:
+            builder.heads = orm.Dict(dict(heads))
         builder.split = orm.Dict(inputs["split"])
         builder.level = orm.Str(level)
         builder.parameters = orm.Dict(parameters)
@@ -142,15 +218,19 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
 
     @classmethod
     def _parameters(
-        cls, mode: TrainingMode, protocol: str | None, overrides: Mapping[str, Any] | None
+        cls, mode: TrainingMode, protocol: str | None, overrides: Mapping[str, Any] | None, fine_tuned: bool
     ) -> dict[str, Any]:
-        """Return the parameters of a mode: the protocol's common ones, its own, then a user's; null removes one."""
-        layers: list[Mapping[str, Any]] = []
-        for source in (cls.get_protocol_inputs(protocol), overrides or {}):
-            layers += [source.get("parameters") or {}, source.get(mode.value) or {}]
+        """Return the parameters of a mode: the protocol's common ones, its own, then a user's; null removes one.
+
+        A mode that starts from a foundation shares those of ``naive``, one that starts from nothing those of
+        ``scratch``.
+        """
+        shared = ARCHITECTURE["foundation" if fine_tuned or mode.needs_foundation else "nothing"].value
+        sections = ["parameters", shared, *([mode.value] if mode.value != shared else [])]
         merged: dict[str, Any] = {}
-        for layer in layers:
-            merged.update(layer)
+        for source in (cls.get_protocol_inputs(protocol), overrides or {}):
+            for section in sections:
+                merged.update(source.get(section) or {})
         return {"mode": mode.value} | {name: value for name, value in merged.items() if value is not None}
 
     def make_sets(self) -> None:
@@ -160,17 +240,116 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         else:
             sets = {name: self.inputs[name] for name in SETS if name in self.inputs}
         self.ctx.inputs = AttributeDict(self.exposed_inputs(MaceTrainCalculation, "python"))
-        for name in ("level", "parameters", "e0s", "foundation"):
+        for name in ("level", "parameters", "e0s", "foundation", "heads", "replay"):
             if name in self.inputs:
                 self.ctx.inputs[name] = self.inputs[name]
+        self.ctx.sets = AttributeDict(sets)
         for name, dataset in sets.items():
             self.ctx.inputs[name] = dataset
             self.out(name, dataset)
+        self.ctx.to_predict = self._unlabelled()
+
+    def _unlabelled(self) -> dict[str, dict[str, orm.Data]]:
+        """Return what a model has to label first: the foundation the replay set, the baseline all sets in one."""
+        if "replay" in self.inputs:
+            key = replay_level(self.inputs.parameters.get_dict(), self.inputs.foundation.passport)
+            if key not in self.inputs.replay.levels:
+                return {"replay": {"model": self.inputs.foundation, "dataset": self.inputs.replay}}
+        if "baseline" in self.inputs:
+            key = model_level_key(self.inputs.baseline.sha256)
+            missing = {name: dataset for name, dataset in self.ctx.sets.items() if key not in dataset.levels}
+            if missing:
+                return {"sets": {"model": self.inputs.baseline, "dataset": join(**missing)}}
+        return {}
+
+    def should_predict(self) -> bool:
+        """Whether a model has to label frames first."""
+        return bool(self.ctx.to_predict)
+
+    def run_predictions(self) -> None:
+        """Label frames by a model."""
+        options = {
+            name: value
+            for name, value in self.ctx.inputs.metadata.get("options", {}).items()
+            if name not in TRAINING_OPTIONS
+        }
+        for name, given in self.ctx.to_predict.items():
+            model = given["model"]
+            inputs = {
+                **given,
+                "code": self.ctx.inputs.code,
+                "parameters": prediction_parameters(self.inputs.parameters, model),
+                "metadata": {"options": options, "call_link_label": f"predict_{name}"},
+            }
+            job = self.submit(MaceEvaluateCalculation, **inputs)
+            self.report(
+                f"labelling the frames of the {name} by model {model.sha256[:8]}: {job.process_label}<{job.pk}>"
+            )
+            self.to_context(**{f"predict_{name}": job})
+
+    def inspect_predictions(self) -> Any:
+        """Check that the frames were labelled."""
+        for name in self.ctx.to_predict:
+            job = self.ctx[f"predict_{name}"]
+            if not job.is_finished_ok:
+                details = f"{job.process_label}<{job.pk}> ended with exit status {job.exit_status}: {job.exit_message}"
+                self.report(details)
+                return self.exit_codes.ERROR_PREDICTIONS_FAILED.format(details=details)
+            if name == "replay":
+                self.ctx.inputs.replay = job.outputs.dataset
+        return None
+
+    def is_delta(self) -> bool:
+        """Whether the model is one of a difference."""
+        return self.inputs.parameters["mode"] == TrainingMode.DELTA.value
+
+    def subtract_baseline(self) -> None:
+        """Put the differences of the two levels in the place of the labels."""
+        models = {"baseline": self.inputs.baseline} if "baseline" in self.inputs else {}
+        keys = delta_levels(self.inputs.level, self.inputs.parameters, **models)
+        for name, dataset in self.ctx.sets.items():
+            whole = dataset
+            if keys["baseline"].value not in dataset.levels:
+                whole = add_level(dataset, self.ctx.predict_sets.outputs.dataset, keys["baseline"])
+            self.ctx.inputs[name] = subtract_levels(whole, self.inputs.level, keys["baseline"])
+        self.ctx.inputs.level = keys["difference"]
 
     def get_outputs(self, node: orm.CalcJobNode) -> Mapping[str, orm.Data]:
         """Return the outputs of a training, and the sets that it was given: they are outputs of this chain alone."""
-        sets = {name: self.ctx.inputs[name] for name in SETS if name in self.ctx.inputs}
-        return {**super().get_outputs(node), **sets}
+        return {**super().get_outputs(node), **self.ctx.sets}
+
+    @process_handler(priority=500, exit_codes=[EXIT.ERROR_LOSS_NAN, EXIT.ERROR_LOSS_EXPLODED])
+    def lower_the_rate(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
+        """A training that diverged is made again at a lower learning rate, from the beginning."""
+        rates = [*self.ctx.get("rates", []), rate_of(self.ctx.inputs.parameters)]
+        self.ctx.rates = rates
+        if len(rates) > MAX_LOWER_RATES:
+            return ProcessHandlerReport(True, self.exit_codes.ERROR_STILL_DIVERGES.format(rates=rates))
+        self._start_again(with_lower_rate(self.ctx.inputs.parameters))
+        self.report(
+            f"{calculation.process_label}<{calculation.pk}> diverged at the learning rate {rates[-1]:g}: training "
+            f"again from the beginning at {rate_of(self.ctx.inputs.parameters):g}"
+        )
+        return ProcessHandlerReport(True)
+
+    @process_handler(priority=490, exit_codes=[EXIT.ERROR_OUT_OF_MEMORY])
+    def take_smaller_batches(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
+        """A training that ran out of memory is made again with batches of half the size, from the beginning."""
+        old = batches_of(self.ctx.inputs.parameters)
+        self._start_again(with_smaller_batches(self.ctx.inputs.parameters))
+        new = batches_of(self.ctx.inputs.parameters)
+        if new == old:
+            return ProcessHandlerReport(True, self.exit_codes.ERROR_STILL_OUT_OF_MEMORY.format(size=old["batch_size"]))
+        self.report(
+            f"{calculation.process_label}<{calculation.pk}> ran out of memory with {old}: training again from the "
+            f"beginning with {new}"
+        )
+        return ProcessHandlerReport(True)
+
+    def _start_again(self, parameters: orm.Dict) -> None:
+        self.ctx.inputs.parameters = parameters
+        self.ctx.inputs.pop("parent_folder", None)
+        self.ctx.last_epoch = -1
 
     @process_handler(priority=400, exit_codes=[EXIT.ERROR_OUT_OF_WALLTIME, EXIT.ERROR_INTERRUPTED])
     def continue_from_saved_state(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
@@ -190,63 +369,11 @@ def _last_epoch(calculation: orm.CalcJobNode) -> int:
     return int(calculation.outputs.loss_curve.get_array("epoch").max())
 
 
-def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
-    """Check that the sets are given in one way, and that they can be trained on."""
-    sets = [name for name in SETS if name in inputs]
-    if "dataset" in inputs and sets:
-        return f"give either 'dataset' and 'split', or the sets themselves: both 'dataset' and {sets} are there"
-    if "dataset" in inputs and "split" not in inputs:
-        return "the input 'split' is missing: how to split 'dataset'"
-    if sets and not {"train", "valid"} <= set(sets):
-        return f"the sets 'train' and 'valid' are both needed, got {sets}"
-    if any(name not in inputs for name in ("level", "parameters", "e0s")):
-        return None
-    parameters, e0s = inputs["parameters"].get_dict(), inputs["e0s"].get_dict()
-    if (problem := e0s_problem(e0s, parameters["mode"])) is not None:
-        return problem
-    foundation = inputs.get("foundation")
-    try:
-        if "dataset" in inputs:
-            sizes = SplitSizes.from_dict(inputs["split"].get_dict())
-            _check_split(inputs["dataset"], sizes, inputs["level"].value, parameters, e0s, foundation)
-        elif sets:
-            frames = {name: inputs[name].frames for name in sets}
-            check_training(
-                frames["train"],
-                frames["valid"],
-                frames.get("test"),
-                inputs["level"].value,
-                parameters,
-                e0s,
-                None if foundation is None else foundation.passport,
-            )
-    except MlFinetuneError as error:
-        return str(error)
-    return None
+def rate_of(parameters: orm.Dict) -> float:
+    """Return the learning rate of a training."""
+    return float(parameters.get("lr", DEFAULTS["lr"]))
 
 
-def _check_split(
-    dataset: DatasetData,
-    sizes: SplitSizes,
-    level: str,
-    parameters: Mapping[str, Any],
-    e0s: Mapping[str, Any],
-    foundation: MaceModelData | None,
-) -> None:
-    """Check a training on the sets that ``split`` will make.
-
-    Raises:
-        MlFinetuneError: they cannot be made or trained on.
-    """
-    sets = {name: dataset.frames.select(chosen) for name, chosen in split_frames(dataset.frames, sizes).items()}
-    if not len(sets["valid"]):
-        raise StudyError("the validation set is empty: give 'valid' a size in 'split'")
-    check_training(
-        sets["train"],
-        sets["valid"],
-        sets["test"] if len(sets["test"]) else None,
-        level,
-        parameters,
-        e0s,
-        None if foundation is None else foundation.passport,
-    )
+def batches_of(parameters: orm.Dict) -> dict[str, int]:
+    """Return the sizes of the batches of a training."""
+    return {name: parameters.get(name, DEFAULTS[name]) for name in BATCHES}

@@ -4,10 +4,14 @@ from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
 from plumpy.process_states import ProcessState
 
+from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
+from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.model_levels import model_level_key
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
+from tests.fixtures.training import HIGHER
 from tests.fixtures.water import XTB
 
 TINY = {
@@ -50,6 +54,91 @@ def test_dataset_is_split_and_a_foundation_is_fine_tuned(build, tiny_model, data
     assert set(results["errors"].get_dict()) == {"valid", "test"}
     assert results["parity"].n_frames == 6
     assert results["loss_curve"].get_array("epoch")[-1] == 1
+
+
+def test_a_replay_set_is_labelled_by_the_foundation_first(build, tiny_model, two_level_sets, replay_set):
+    own = {"lr": 0.0, "loss": "universal", "ema": False, "ema_decay": None, "default_dtype": "float64"}
+    overrides = {**TINY, "multihead-replay": own}
+    builder = build(
+        HIGHER.key, None, foundation=tiny_model, mode="multihead-replay", replay=replay_set, overrides=overrides
+    )
+    for name in ("train", "valid"):
+        builder[name] = two_level_sets[name]
+    results, node = engine.run_get_node(builder)
+    assert node.is_finished_ok, node.exit_message
+    passport = results["model"].passport
+    assert passport.heads == ["pt_head", "Default"]
+    assert passport.levels == {"pt_head": tiny_model.passport.levels["Default"], "Default": HIGHER.key}
+    curve = results["loss_curve"]  # the head begins as the foundation, and a rate of zero leaves it there
+    assert curve.get_array("pt_head_valid_rmse_forces_eV_A").max() < 1e-6
+    assert curve.get_array("pt_head_valid_rmse_energy_eV_per_atom").max() < 1e-6
+    assert curve.get_array("valid_rmse_forces_eV_A").min() > 1e-3
+    assert results["errors"]["heads"]["pt_head"]["valid"]["forces_rmse_meV_A"] < 1e-3
+    (training,) = [child for child in node.called if child.process_label == "MaceTrainCalculation"]
+    assert training.inputs.replay.frames.content_hashes() == replay_set.frames.content_hashes()
+
+
+def test_a_delta_model_is_trained_on_the_difference_to_its_baseline(build, tiny_model, two_level_sets):
+    builder = build(HIGHER.key, None, mode="delta", baseline=tiny_model)
+    for name in ("train", "valid"):
+        builder[name] = two_level_sets[name]
+    results, node = engine.run_get_node(builder)
+    assert node.is_finished_ok, node.exit_message
+    passport = results["model"].passport
+    key = model_level_key(tiny_model.sha256)
+    assert passport.settings["baseline"] == {"sha256": tiny_model.sha256, "head": "Default", "level": key}
+    assert passport.levels == {"Default": f"{HIGHER.key}-minus-{key}"}
+    assert results["train"].uuid == two_level_sets["train"].uuid
+    (training,) = [child for child in node.called if child.process_label == "MaceTrainCalculation"]
+    labelled = next(child for child in node.called if child.process_label == "MaceEvaluateCalculation").outputs.dataset
+    n_train = two_level_sets["train"].n_frames
+    wanted = labelled.frames.labels(HIGHER.key).energy - labelled.frames.labels(key).energy
+    by_hash = dict(zip(labelled.frames.content_hashes(), wanted, strict=True))
+    trained = training.inputs.train.frames
+    assert len(trained) == n_train
+    found = trained.labels(passport.levels["Default"]).energy
+    assert found == pytest.approx([by_hash[digest] for digest in trained.content_hashes()], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "delta"}, "got neither"),
+        ({"mode": "delta", "overrides": {**TINY, "delta": {"baseline_level": "pbe"}}}, "no labels at level 'pbe'"),
+        ({"mode": "multi-level"}, "needs the input 'heads'"),
+        ({"mode": "multi-level", "heads": {"lower": XTB.key}}, "on already: remove it"),
+        ({"heads": {"lower": "pbe"}}, "no effect in mode 'scratch'"),
+        ({"overrides": {**TINY, "split": {"valid": 1, "test": 3}}}, "validation set has 1 frames"),
+    ],
+)
+def test_bad_modes_are_refused(changes, message, build):
+    with pytest.raises(MlFinetuneError, match=message):
+        build(**changes)
+
+
+def test_inputs_of_other_modes_are_refused(build, tiny_model, replay_set):
+    with pytest.raises(MlFinetuneError, match="needs the input 'replay'"):
+        build(mode="multihead-replay", foundation=tiny_model)
+    with pytest.raises(MlFinetuneError, match="'replay' has no effect in mode 'naive'"):
+        build(foundation=tiny_model, replay=replay_set)
+    with pytest.raises(MlFinetuneError, match="'baseline' has no effect in mode 'scratch'"):
+        build(baseline=tiny_model)
+    with pytest.raises(MlFinetuneError, match="got both"):
+        build(mode="delta", baseline=tiny_model, overrides={**TINY, "delta": {"baseline_level": XTB.key}})
+
+
+def test_frames_that_cannot_be_labelled_end_the_chain(build, tiny_model, two_level_sets, python_code):
+    builder = build(HIGHER.key, None, mode="delta", baseline=tiny_model)
+    for name in ("train", "valid"):
+        builder[name] = two_level_sets[name]
+    process = make_process(builder)
+    process.setup()
+    process.make_sets()
+    assert process.should_predict()
+    process.ctx.predict_sets = finished(MaceEvaluateCalculation.exit_codes.ERROR_NO_LABELS, code=python_code)
+    code = process.inspect_predictions()
+    assert code.status == TrainingWorkChain.exit_codes.ERROR_PREDICTIONS_FAILED.status
+    assert "exit status 300" in code.message
 
 
 def test_given_sets_are_used_as_they_are(build, water_sets):
@@ -110,7 +199,49 @@ def test_stopped_trainings_are_resumed_as_long_as_they_get_further(build, python
     assert stuck.status == TrainingWorkChain.exit_codes.ERROR_NO_PROGRESS.status
 
 
-@pytest.mark.parametrize("name", ["ERROR_LOSS_NAN", "ERROR_RESTART_FAILED", "ERROR_E0_MISMATCH"])
+@pytest.fixture
+def inspect(build):
+    """Return a function that hands the chain a training that ended, and returns what it makes of it, and the chain."""
+    process = make_process(build())
+    process.setup()
+    process.make_sets()
+
+    def after(node):
+        process.ctx.children = [node]
+        process.ctx.iteration = 1
+        return process.inspect_process()
+
+    after.process = process
+    return after
+
+
+@pytest.mark.parametrize("name", ["ERROR_LOSS_NAN", "ERROR_LOSS_EXPLODED"])
+def test_a_training_that_diverges_is_made_again_at_a_lower_rate(name, inspect, python_code):
+    code, inputs = MaceTrainCalculation.exit_codes[name], inspect.process.ctx.inputs
+    rate, start = inputs.parameters["lr"], inputs.parameters
+    inputs.parent_folder = orm.RemoteData(remote_path="/nowhere", computer=python_code.computer)
+    for factor in (0.3, 0.09):
+        assert inspect(finished(code, 3, python_code)).status == 0
+        assert inputs.parameters["lr"] == pytest.approx(factor * rate)
+        assert inputs.parameters.get_dict() == {**start.get_dict(), "lr": inputs.parameters["lr"]}
+        assert "parent_folder" not in inputs
+    last = inspect(finished(code, 3, python_code))
+    assert last.status == TrainingWorkChain.exit_codes.ERROR_STILL_DIVERGES.status
+    assert str(pytest.approx(rate)).split(" ")[0] in last.message
+
+
+def test_a_training_short_of_memory_is_made_again_with_smaller_batches(inspect, python_code):
+    code, inputs = MaceTrainCalculation.exit_codes.ERROR_OUT_OF_MEMORY, inspect.process.ctx.inputs
+    sizes = []
+    for _ in range(4):
+        assert inspect(finished(code, None, python_code)).status == 0
+        sizes.append((inputs.parameters["batch_size"], inputs.parameters["valid_batch_size"]))
+    assert sizes == [(2, 8), (1, 4), (1, 2), (1, 1)]
+    last = inspect(finished(code, None, python_code))
+    assert last.status == TrainingWorkChain.exit_codes.ERROR_STILL_OUT_OF_MEMORY.status
+
+
+@pytest.mark.parametrize("name", ["ERROR_TRAINING_MISMATCH", "ERROR_RESTART_FAILED", "ERROR_E0_MISMATCH"])
 def test_hopeless_trainings_are_not_repeated(name, build, python_code):
     process = make_process(build())
     process.setup()
@@ -121,10 +252,15 @@ def test_hopeless_trainings_are_not_repeated(name, build, python_code):
 
 
 @pytest.mark.parametrize("protocol", ["demo", "fast", "balanced", "kaur2025"])
-@pytest.mark.parametrize("mode", ["scratch", "naive"])
+@pytest.mark.parametrize("mode", list(TrainingMode))
 def test_every_protocol_makes_valid_inputs(protocol, mode, build, tiny_model):
     builder = build(
-        data=None, protocol=protocol, overrides={}, mode=mode, foundation=tiny_model if mode == "naive" else None
+        data=None,
+        protocol=protocol,
+        overrides={},
+        mode=mode,
+        foundation=tiny_model if mode.needs_foundation else None,
+        heads={"lower": "pbe"} if mode in (TrainingMode.MULTI_LEVEL, TrainingMode.MULTI_FIDELITY) else None,
     )
     make_process(builder)
     assert builder.parameters["mode"] == mode

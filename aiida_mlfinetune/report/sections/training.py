@@ -43,7 +43,11 @@ def training_section(node: orm.ProcessNode) -> Section:
         paragraphs.append(_sentence(chain, settings))
         outputs = chain.outputs
         if "errors" in outputs:
-            tables += _error_tables(outputs.errors.get_dict())
+            errors = outputs.errors.get_dict()
+            further = errors.pop("heads", {})
+            tables += _error_tables(errors)
+            for head, sets in further.items():
+                tables += _error_tables(sets, f", head {head}")
         if "e0s" in outputs:
             found = outputs.e0s.get_dict()
             rows = tuple((element, f"{value:.4f}") for element, value in found.get("values", {}).items())
@@ -67,7 +71,9 @@ def _sentence(chain: orm.ProcessNode, settings: Mapping[str, Any]) -> str:
         if dataset is not None:
             counts.append(f"{dataset.n_frames} {word}")
     fine_tuned = "foundation" in chain.inputs
-    start = f"fine-tuned from its foundation (mode {settings.get('mode')})" if fine_tuned else "trained from scratch"
+    mode = settings.get("mode", "scratch")
+    start = "fine-tuned from its foundation" if fine_tuned else "trained from scratch"
+    start += "" if mode == "scratch" else f" (mode {mode})"
     level = chain.inputs.level.value if "level" in chain.inputs else "the target level"
     text = f"A MACE model was {start} on labels at {level}"
     return text + (f": {', '.join(counts)} frames." if counts else ".")
@@ -80,7 +86,7 @@ def _dataset(chain: orm.ProcessNode, name: str) -> DatasetData | None:
     return None
 
 
-def _error_tables(errors: Mapping[str, Any]) -> list[Table]:
+def _error_tables(errors: Mapping[str, Any], head: str = "") -> list[Table]:
     """Return the errors by set and quantity, and those of the forces by set and element."""
     sets = [name for name, values in errors.items() if isinstance(values, Mapping)]
     names = [
@@ -89,7 +95,7 @@ def _error_tables(errors: Mapping[str, Any]) -> list[Table]:
         if any(isinstance(errors[each].get(name), float) for each in sets)
     ]
     rows = tuple((_title(name), *(number(errors[each].get(name)) for each in sets)) for name in names)
-    tables = [Table(("error", *sets), rows, "Errors of the final model, recomputed on all frames of each set")]
+    tables = [Table(("error", *sets), rows, f"Errors of the final model, recomputed on all frames of each set{head}")]
     by_element: dict[tuple[str, str], dict[str, Any]] = {}
     for each in sets:
         for element, values in (errors[each].get("forces_by_element") or {}).items():
@@ -100,7 +106,7 @@ def _error_tables(errors: Mapping[str, Any]) -> list[Table]:
             (element, _title(f"forces_{key}"), *(number(values.get(each)) for each in sets))
             for (element, key), values in by_element.items()
         )
-        tables.append(Table(("element", "error", *sets), rows, "Forces by element"))
+        tables.append(Table(("element", "error", *sets), rows, f"Forces by element{head}"))
     return tables
 
 

@@ -60,3 +60,22 @@ def test_truncated_and_empty_text():
     assert parse_loss_curve(whole[:-9])["epoch"].tolist() == [0]
     assert len(parse_loss_curve("")["epoch"]) == 0
     assert np.isnan(parse_loss_curve('{"mode": "opt", "epoch": 0, "loss": NaN}\n')["train_loss"]).all()
+
+
+def test_every_head_has_its_own_validation_and_the_last_is_the_target():
+    def heads(epoch, first, last):
+        return ({**valid(epoch, first), "head": "pt_head"}, valid(epoch, last))
+
+    curve = parse_loss_curve(
+        text(
+            *heads(None, 1.0, 9.0),
+            *(opt(0, 3.0), *heads(0, 1.1, 5.0), opt(1, 2.0), *heads(1, 1.2, 4.0)),
+            *heads(None, 1.1, 5.0),
+            *(opt(1, 2.5), *heads(1, 1.3, 4.5)),
+        )
+    )
+    assert curve["epoch"].tolist() == [-1, 0, 1]
+    assert curve["valid_loss"].tolist() == [9.0, 5.0, 4.5]
+    assert curve["pt_head_valid_loss"].tolist() == [1.0, 1.1, 1.3]
+    np.testing.assert_allclose(curve["pt_head_valid_rmse_forces_eV_A"], [0.1, 0.11, 0.13])
+    assert curve["train_loss"][2] == 2.5
