@@ -12,6 +12,7 @@ from aiida_mlfinetune.report.sections.labelling import labelling_section
 from aiida_mlfinetune.report.sections.method import crystal_of, method_section
 from aiida_mlfinetune.report.sections.processes import citation_section, codes_section, processes_section
 from aiida_mlfinetune.report.sections.quality import quality_section
+from aiida_mlfinetune.report.sections.reference_energies import reference_energies_section
 from aiida_mlfinetune.report.sections.results import headlines, observables
 from aiida_mlfinetune.report.sections.sampling import sampling_section
 from aiida_mlfinetune.report.sections.training import training_section
@@ -42,6 +43,7 @@ def collect_process(node: orm.Node) -> Page:
             method_section(process),
             density_section(process),
             training_section(process),
+            reference_energies_section(process),
             sampling_section(process),
             labelling_section(process),
             quality_section(process),

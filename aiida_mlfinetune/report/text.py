@@ -52,8 +52,11 @@ def conditions(observable: ObservableData) -> str:
         parts.append(f"{known['pressure_bar']:g} bar")
     if known.get("ensemble"):
         parts.append(ENSEMBLES.get(known["ensemble"], str(known["ensemble"])))
+    if "level" in known:
+        parts.append(f"labels at {known['level']}")
     n_beads = known.get("n_beads")
-    parts.append("classical nuclei" if n_beads in (None, 1) else f"{n_beads} beads")
+    if n_beads is not None or "temperature_K" in known:
+        parts.append("classical nuclei" if n_beads in (None, 1) else f"{n_beads} beads")
     return ", ".join(parts)
 
 
