@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aiida_mlfinetune.cli.model_assess import assess
 from aiida_mlfinetune.cli.model_files import export, fetch, list_, official_text
 from aiida_mlfinetune.cli.session import load_model, require_profile
 
@@ -27,6 +28,7 @@ def model() -> None:
       aiida-mlfinetune model fetch mace-mp-0-medium  get one of the official ones
       aiida-mlfinetune model import my.model --trust
       aiida-mlfinetune model show PK                 how exactly was this made?
+      aiida-mlfinetune model assess PK               is it sound? (with --crystal FILE)
       aiida-mlfinetune model diff PK PK              which inputs differ, which errors moved?
       aiida-mlfinetune model export PK FOLDER        the file, a model card, and the training set
     """  # noqa: D301 - click reads the control character
@@ -75,6 +77,7 @@ def diff(first: str, second: str) -> None:
     click.echo(diff_text(compare_models(ours, theirs)))  # type: ignore[arg-type]
 
 
+model.add_command(assess)
 model.add_command(export)
 
 

@@ -14,6 +14,7 @@ CHAINS = {
     "labelling": "LabellingWorkChain",
     "training": "TrainingWorkChain",
     "dynamics": "DynamicsWorkChain",
+    "assess": "AssessWorkChain",
 }
 """Names of the work chains' classes, by the end of their entry points."""
 

@@ -7,6 +7,7 @@ from aiida import orm
 from aiida_mlfinetune.report.graph import owner
 from aiida_mlfinetune.report.page import Page
 from aiida_mlfinetune.report.provenance import provenance_section
+from aiida_mlfinetune.report.sections.assessment import assessment_section
 from aiida_mlfinetune.report.sections.dynamics import density_section, dynamics_section
 from aiida_mlfinetune.report.sections.labelling import labelling_section
 from aiida_mlfinetune.report.sections.method import crystal_of, method_section
@@ -47,6 +48,7 @@ def collect_process(node: orm.Node) -> Page:
             sampling_section(process),
             labelling_section(process),
             quality_section(process),
+            assessment_section(process),
             dynamics_section(process),
             provenance_section(found.values()),
             processes_section(process),

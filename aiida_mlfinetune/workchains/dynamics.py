@@ -21,11 +21,15 @@ from aiida_mlfinetune.calculations.ipi import (
 from aiida_mlfinetune.calculations.validators import IPI_PLUGINS, validate_dict, validate_program
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.data.assessments import assessment_problem
+from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.ipi_settings import IpiSettings
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
 EXIT = IpiCalculation.exit_codes
+_TOLD: set[str] = set()
+"""Checksums of shipped foundations that this session was told about."""
 
 
 class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
@@ -62,6 +66,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         spec.inputs.validator = validate_inputs
         spec.outline(
             cls.setup,
+            cls.warn_of_model,
             cls.collect_inputs,
             while_(cls.should_run_process)(cls.run_process, cls.inspect_process),
             cls.join,
@@ -130,6 +135,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         builder.structure = structure
         if model is not None:
             builder.model = model
+            _tell_of_model(model)
         if baseline is not None:
             builder.baseline = baseline
         builder.parameters = orm.Dict(settings.to_dict())
@@ -142,6 +148,14 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             f"{settings.temperature_K} K, of {structure.get_formula()}; a frame every {settings.stride} steps"
         )
         return builder
+
+    def warn_of_model(self) -> None:
+        """Say in the report where the model was not assessed, or failed; an assessment's own run says nothing."""
+        caller = self.node.caller
+        if caller is not None and caller.process_label == "AssessWorkChain":
+            return
+        if (problem := assessment_problem(self.inputs.model)) is not None:
+            self.report(f"warning: {problem}")
 
     def collect_inputs(self) -> None:
         """Collect the inputs of the calculations."""
@@ -196,3 +210,15 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         for name, value in self.ctx.outputs.items():
             if name in ("trajectory", "properties"):
                 self.out(name, value)
+
+
+def _tell_of_model(model: MaceModelData) -> None:
+    """Warn of a model that was not assessed, or that failed; of a shipped one only once, and as a report."""
+    problem = assessment_problem(model)
+    if problem is None:
+        return
+    if all(foundation.passport.sha256 != model.sha256 for foundation in FOUNDATIONS.values()):
+        AIIDA_LOGGER.warning(problem)
+    elif model.sha256 not in _TOLD:
+        _TOLD.add(model.sha256)
+        AIIDA_LOGGER.report(problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiida import orm
 
+from aiida_mlfinetune.data.assessments import assessment_problem
 from aiida_mlfinetune.data.observable import ObservableData
 from aiida_mlfinetune.plotting import new_figure, plot_density, to_svg
 from aiida_mlfinetune.report.graph import chains, role
@@ -20,7 +21,10 @@ HEADER = ("run", "system", "ensemble", "T / K", "p / bar", "steps", "time step /
 def dynamics_section(node: orm.ProcessNode) -> Section:
     """Return the section about all MD runs with a model."""
     rows, figures = [], []
+    problems: dict[str, None] = {}
     for chain in chains(node, "dynamics"):
+        if "model" in chain.inputs and (problem := assessment_problem(chain.inputs.model)) is not None:
+            problems[problem] = None
         settings = chain.inputs.parameters.get_dict() if "parameters" in chain.inputs else {}
         structure = chain.inputs.structure
         rows.append(
@@ -45,6 +49,7 @@ def dynamics_section(node: orm.ProcessNode) -> Section:
         paragraphs=("Molecular dynamics with the fine-tuned model, in i-PI.",) if rows else (),
         tables=(Table(HEADER, tuple(rows)),) if rows else (),
         figures=tuple(figure for figure in figures if figure.svg),
+        warnings=tuple(problems),
     )
 
 
