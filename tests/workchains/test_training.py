@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 from aiida import engine, orm
+from aiida.common.links import LinkType
 from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
 from plumpy.process_states import ProcessState
@@ -9,7 +11,9 @@ from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.model_levels import model_level_key
+from aiida_mlfinetune.parsers.mace_train import baseline_of
+from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.model_levels import model_level
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 from tests.fixtures.training import HIGHER
 from tests.fixtures.water import XTB
@@ -78,26 +82,36 @@ def test_a_replay_set_is_labelled_by_the_foundation_first(build, tiny_model, two
     assert training.inputs.replay.frames.content_hashes() == replay_set.frames.content_hashes()
 
 
-def test_a_delta_model_is_trained_on_the_difference_to_its_baseline(build, tiny_model, two_level_sets):
+def test_a_delta_model_is_trained_on_the_difference_to_its_baseline(build, tiny_model, two_level_sets, python_code):
     builder = build(HIGHER.key, None, mode="delta", baseline=tiny_model)
     for name in ("train", "valid"):
         builder[name] = two_level_sets[name]
-    results, node = engine.run_get_node(builder)
-    assert node.is_finished_ok, node.exit_message
-    passport = results["model"].passport
-    key = model_level_key(tiny_model.sha256)
-    assert passport.settings["baseline"] == {"sha256": tiny_model.sha256, "head": "Default", "level": key}
-    assert passport.levels == {"Default": f"{HIGHER.key}-minus-{key}"}
-    assert results["train"].uuid == two_level_sets["train"].uuid
-    (training,) = [child for child in node.called if child.process_label == "MaceTrainCalculation"]
-    labelled = next(child for child in node.called if child.process_label == "MaceEvaluateCalculation").outputs.dataset
-    n_train = two_level_sets["train"].n_frames
-    wanted = labelled.frames.labels(HIGHER.key).energy - labelled.frames.labels(key).energy
-    by_hash = dict(zip(labelled.frames.content_hashes(), wanted, strict=True))
-    trained = training.inputs.train.frames
-    assert len(trained) == n_train
-    found = trained.labels(passport.levels["Default"]).energy
-    assert found == pytest.approx([by_hash[digest] for digest in trained.content_hashes()], abs=1e-9)
+    process = make_process(builder)
+    process.setup()
+    process.make_sets()
+    assert process.should_predict()
+    (given,) = process.ctx.to_predict.values()
+    assert given["model"].uuid == builder.baseline.uuid
+    frames = given["dataset"].frames
+    assert len(frames) == sum(two_level_sets[name].n_frames for name in ("train", "valid"))
+    level = model_level(tiny_model.sha256, "Default", "float64")
+    predicted = frames.labels(HIGHER.key).energy - np.arange(len(frames))
+    labels = Labels.build(level, frames.offsets, predicted, 0.5 * frames.labels(HIGHER.key).forces)
+    process.ctx.predict_sets = finished(None, code=python_code, dataset=DatasetData(frames.with_labels(labels)))
+    assert process.inspect_predictions() is None
+    process.subtract_baseline()
+    inputs = process.ctx.inputs
+    assert inputs.level == f"{HIGHER.key}-minus-{level.key}"
+    differences = dict(zip(frames.content_hashes(), range(len(frames)), strict=True))
+    for name in ("train", "valid"):
+        difference = inputs[name].frames.labels(inputs.level.value)
+        assert inputs[name].frames.content_hashes() == two_level_sets[name].frames.content_hashes()
+        wanted = [differences[digest] for digest in two_level_sets[name].frames.content_hashes()]
+        np.testing.assert_allclose(difference.energy, wanted, atol=1e-9)
+        whole = two_level_sets[name].frames.labels(HIGHER.key).forces
+        np.testing.assert_allclose(difference.forces, 0.5 * whole, atol=1e-12)
+        assert process.outputs[name].uuid == builder[name].uuid
+    assert baseline_of(difference.level) == {"sha256": tiny_model.sha256, "head": "Default", "level": level.key}
 
 
 @pytest.mark.parametrize(
@@ -157,10 +171,8 @@ def make_process(builder):
     return instantiate_process(get_manager().get_runner(), builder)
 
 
-def finished(exit_code, epoch=None, code=None):
-    """Return a training that ended with ``exit_code`` after ``epoch``."""
-    import numpy as np
-    from aiida.common.links import LinkType
+def finished(exit_code, epoch=None, code=None, dataset=None):
+    """Return a job that ended with ``exit_code`` after ``epoch``, or well, with ``dataset``."""
 
     node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:mlfinetune.mace_train")
     node.store()
@@ -172,8 +184,11 @@ def finished(exit_code, epoch=None, code=None):
         curve.set_array("epoch", np.arange(-1, epoch + 1))
         curve.base.links.add_incoming(node, LinkType.CREATE, "loss_curve")
         curve.store()
+    if dataset is not None:
+        dataset.base.links.add_incoming(node, LinkType.CREATE, "dataset")
+        dataset.store()
     node.set_process_state(ProcessState.FINISHED)
-    node.set_exit_status(exit_code.status)
+    node.set_exit_status(0 if exit_code is None else exit_code.status)
     return node
 
 
