@@ -22,7 +22,9 @@ import copy
 import hashlib
 import importlib
 import json
+import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -426,4 +428,8 @@ def _write_json(path: str, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    CODE = main(sys.argv[1])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(CODE)  # all is written: to take torch and its libraries down in order lasts a second
