@@ -35,16 +35,22 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
 def _foundation_problem(inputs: Mapping[str, Any]) -> str | None:
     """Fine-tuning needs a foundation that knows the crystal's elements; training from scratch takes none."""
     foundation = inputs.get("foundation")
-    mode = _entry(inputs, "training", "parameters", "mode")
+    named = _entry(inputs, "training", "parameters", "mode")
+    mode = TrainingMode(named) if named in {mode.value for mode in TrainingMode} else None
+    if mode is TrainingMode.DELTA:
+        return (
+            "training.parameters asks for mode 'delta', whose model is no potential by itself: train it with "
+            "`mlfinetune.training`, and run it with its `baseline` in `mlfinetune.dynamics`"
+        )
     if foundation is None:
-        if mode is not None and mode != TrainingMode.SCRATCH.value:
+        if mode is not None and mode.needs_foundation:
             return (
-                f"training.parameters asks for mode {mode!r}, which starts from a foundation: give the input "
+                f"training.parameters asks for mode {named!r}, which starts from a foundation: give the input "
                 f"`foundation`, or set the mode to {TrainingMode.SCRATCH.value!r}"
             )
         return None
-    if mode == TrainingMode.SCRATCH.value:
-        return f"training.parameters asks for mode {mode!r}: remove the input `foundation`, or change the mode"
+    if mode is not None and not mode.allows_foundation:
+        return f"training.parameters asks for mode {named!r}: remove the input `foundation`, or change the mode"
     if "crystal" not in inputs:
         return None
     return elements_problem(inputs["crystal"].get_symbols_set(), foundation.elements, "the foundation")

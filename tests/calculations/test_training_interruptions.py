@@ -19,7 +19,7 @@ EXIT = MaceTrainCalculation.exit_codes
 REPLAY = {
     "mode": "multihead-replay",
     "seed": 1,
-    "max_num_epochs": 30,
+    "max_num_epochs": 16,
     "batch_size": 4,
     "loss": "universal",
     "lr": 1e-3,

@@ -238,6 +238,10 @@ def test_stages_must_agree(build, start):
     del builder.foundation
     with pytest.raises(ValueError, match="give the input `foundation`"):
         start(builder)
+    builder = build()
+    builder.training.parameters = orm.Dict({"mode": "delta", "seed": 1})
+    with pytest.raises(ValueError, match="is no potential by itself"):
+        start(builder)
 
 
 # failing stages ------------------------------------------------------------------------------------------------------
