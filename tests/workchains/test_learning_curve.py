@@ -18,7 +18,7 @@ from aiida_mlfinetune.data.observable import ObservableData
 from aiida_mlfinetune.report import collect, render
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 from aiida_mlfinetune.workchains.learning_curve_modes import MODE_INPUTS
-from tests.fixtures.water import XTB
+from tests.fixtures.water import XTB, make_water_frames
 
 TRAINING = {
     "protocol": "demo",
@@ -61,40 +61,40 @@ def computed(node) -> set[str]:
 def test_a_curve_is_trained_and_a_size_that_is_added_later_computes_only_that(build, tiny_model):
     modes = {"scratch": {"mode": "scratch"}, "tuned": {"mode": "naive", "foundation": tiny_model.store()}}
     target = {"forces_meV_A": 1e6, "energy_kJ_mol": 1e9}
-    results, node = engine.run_get_node(build(modes, target=target))
+    one = {"split": {**SPLIT, "train": [8]}}
+    results, node = engine.run_get_node(build(modes, one, target=target))
     assert node.is_finished_ok, node.exit_message
-    labels = {training_label(mode, size, 1) for mode in modes for size in (4, 8)}
+    labels = {training_label(mode, 8, 1) for mode in modes}
     assert set(trainings(node)) == labels == set(results["models"])
-    assert {name: sets.n_frames for name, sets in results["sets"].items()} == {"train_4": 4, "train_8": 8, "valid": 4}
+    assert {name: sets.n_frames for name, sets in results["sets"].items()} == {"train_8": 8, "valid": 4}
     assert results["models"]["tuned_n8_s1"].passport.parent_sha256 == tiny_model.sha256
-    assert results["models"]["scratch_n4_s1"].passport.settings["n_train"] == 4
+    assert results["models"]["scratch_n8_s1"].passport.settings["n_train"] == 8
     curve = results["curve"]
     errors = trainings(node)["scratch_n8_s1"].outputs.errors["valid"]
     arrays = curve.arrays()
-    assert arrays["scratch/forces_meV_A"][1, 0] == errors["forces_rmse_meV_A"]
-    assert arrays["scratch/forces_O_meV_A"][1, 0] == errors["forces_by_element"]["O"]["rmse_meV_A"]
-    assert arrays["tuned/energy_kJ_mol"].shape == (2, 1)
-    assert arrays["scratch/forces_percent"][1, 0] == pytest.approx(errors["forces_rmse_percent"])
-    assert curve.details["conclusions"]["scratch"]["smallest"] == 4
+    assert arrays["scratch/forces_meV_A"].tolist() == [[errors["forces_rmse_meV_A"]]]
+    assert arrays["scratch/forces_O_meV_A"].tolist() == [[errors["forces_by_element"]["O"]["rmse_meV_A"]]]
+    assert arrays["tuned/energy_kJ_mol"].shape == (1, 1)
+    assert arrays["scratch/forces_percent"][0, 0] == pytest.approx(errors["forces_rmse_percent"])
+    assert curve.details["conclusions"]["scratch"]["smallest"] == 8
     assert curve.details["modes"] == {"scratch": "scratch", "tuned": "naive"}
     assert not [log.message for log in orm.Log.collection.get_logs_for(node) if "failed" in log.message]
 
     with enable_caching():
-        again, rerun = engine.run_get_node(build(modes, target=target))
-        more, added = engine.run_get_node(build(["scratch"], {"split": {**SPLIT, "train": [8, 6, 4]}}))
+        again, rerun = engine.run_get_node(build(modes, one, target=target))
+        more, added = engine.run_get_node(build(["scratch"], {"split": {**SPLIT, "train": [8, 4]}}))
     assert rerun.is_finished_ok
     assert computed(rerun) == set()
     assert again["curve"].base.caching.compute_hash() == curve.base.caching.compute_hash()
     assert added.is_finished_ok
-    assert computed(added) == {"scratch_n6_s1"}
-    six = set(more["sets"]["train_6"].indices)
-    assert set(more["sets"]["train_4"].indices) < six < set(more["sets"]["train_8"].indices)
-    kept = more["curve"].arrays()["scratch/forces_meV_A"][[0, 2], 0]
-    np.testing.assert_array_equal(kept, arrays["scratch/forces_meV_A"][:, 0])
+    assert computed(added) == {"scratch_n4_s1"}
+    assert set(more["sets"]["train_4"].indices) < set(more["sets"]["train_8"].indices)
+    assert more["curve"].arrays()["scratch/forces_meV_A"][1, 0] == arrays["scratch/forces_meV_A"][0, 0]
+    assert "Doubling 8 frames to 16 is expected" in more["curve"].details["sentence"]
 
     html = render(collect(node))
     assert "Learning curve" in html
-    assert "tuned: 4 frames are the smallest set that meets the target" in html
+    assert "tuned: 8 frames are the smallest set that meets the target" in html
 
 
 # without a training ---------------------------------------------------------------------------------------------
@@ -205,6 +205,22 @@ def test_each_training_gets_its_set_its_seed_and_its_mode(build, tiny_model):
     assert "foundation" not in process._training_inputs("scratch", 8, 5)
     assert len(process.ctx.queue) == 8
     assert [size for _, size, _ in process.ctx.queue] == [4] * 4 + [8] * 4
+
+
+def test_what_a_mode_needs_reaches_its_trainings(build, tiny_model):
+    replay = DatasetData(make_water_frames(4, 1, seed=9))
+    modes = {
+        "replay": {"mode": "multihead-replay", "foundation": tiny_model, "replay": replay},
+        "delta": {"mode": "delta", "baseline": tiny_model},
+    }
+    process = make_process(build(modes))
+    process.make_sets()
+    inputs = {name: process._training_inputs(name, 8, 1) for name in modes}
+    assert inputs["replay"].replay.uuid == replay.uuid
+    assert inputs["replay"].foundation.uuid == inputs["delta"].baseline.uuid == tiny_model.uuid
+    assert "foundation" not in inputs["delta"]
+    with pytest.raises(StudyError, match="replay"):
+        build({"replay": {"mode": "multihead-replay", "foundation": tiny_model}})
 
 
 def test_frames_of_a_known_run_are_separated_by_its_correlation_time(build, python_code, water_frames):
