@@ -35,6 +35,9 @@ from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.levels import BoolArray, FloatArray, IntArray
 
+N_NUMBERS = 256
+"""More than there are atomic numbers."""
+
 
 class ElementRule(str, Enum):
     """Which frames are candidates, by the elements of the new data."""
@@ -145,8 +148,9 @@ class FrameDescriptors:
 
 def element_pairs(frames: Frames) -> IntArray:
     """Return (m, 2) the frame and atomic number of each element of each frame, sorted."""
-    owner = np.repeat(np.arange(len(frames)), frames.n_atoms)
-    return np.asarray(np.unique(np.stack([owner, frames.numbers.astype(np.int64)], axis=1), axis=0))
+    owner = np.repeat(np.arange(len(frames), dtype=np.int64), frames.n_atoms)
+    keys = np.unique(owner * N_NUMBERS + frames.numbers)
+    return np.stack([keys // N_NUMBERS, keys % N_NUMBERS], axis=1)
 
 
 def matching_frames(frames: Frames, elements: Sequence[str], rule: ElementRule, level: str | None = None) -> BoolArray:

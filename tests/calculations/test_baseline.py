@@ -9,11 +9,13 @@ from aiida.engine import run_get_node
 from mace.calculators import MACECalculator
 
 from aiida_mlfinetune.calculations.ipi import IpiCalculation
-from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation
+from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation, level_of
 from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_evaluate import MaceEvaluateParser
+from aiida_mlfinetune.parsers.mace_train import baseline_of
 from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.levels import Level
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell, settings
 from tests.fixtures.models import make_tiny_model
@@ -35,7 +37,9 @@ def files(tmp_path_factory):
 @pytest.fixture
 def models(aiida_profile, files, make_model_data):
     baseline = make_model_data(files["baseline"])
-    described = {"sha256": baseline.sha256, "head": "low", "level": "pbe/vasp"}
+    predicted = level_of(baseline, {"head": "low"})
+    # what a training records of the level that it was given, is what a run goes by
+    described = baseline_of(Level("difference", settings={"level_b": predicted.to_dict()}))
     return {
         "difference": make_model_data(files["difference"], settings={"baseline": described}),
         "baseline": baseline,

@@ -57,7 +57,8 @@ def test_ratios_are_those_of_the_errors_and_their_error_covers_the_truth():
 
 
 def test_the_error_is_the_spread_over_independent_sets():
-    found = [forgetting_ratios({"a": judged(10, 10, seed)}, *KEYS).pooled["forces"] for seed in range(40)]
+    sets = [{"a": judged(10, 10, seed)} for seed in range(40)]
+    found = [forgetting_ratios(frames, *KEYS, n_bootstrap=200).pooled["forces"] for frames in sets]
     spread = np.std([ratio.ratio for ratio in found], ddof=1)
     assert 0.6 < np.mean([ratio.error for ratio in found]) / spread < 1.5
 

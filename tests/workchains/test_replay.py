@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,11 @@ from ase.build import molecule
 
 from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.levels import Labels, Level
 from aiida_mlfinetune.science.replay import FrameDescriptors, farthest_points
 from aiida_mlfinetune.workchains.replay import ReplayWorkChain
-from tests.fixtures.models import make_tiny_model
 
 LEVEL = Level("pbe/vasp", engine="vasp", method="PBE")
 WATERS, OXYGENS = 12, 5
@@ -39,11 +40,16 @@ def frames():
 
 
 @pytest.fixture
-def make_builder(python_code, frames, tiny_model_file, make_model_data):
+def foundation(aiida_profile, tiny_model_file, make_model_data):
+    return make_model_data(tiny_model_file, levels={"Default": LEVEL.key})
+
+
+@pytest.fixture
+def make_builder(python_code, frames, foundation):
     def make(elements=("H", "O"), parameters=None, protocol="demo", **kwargs):
         kwargs.setdefault("code", python_code)
         kwargs.setdefault("dataset", DatasetData(frames))
-        kwargs.setdefault("model", make_model_data(tiny_model_file, levels={"Default": LEVEL.key}))
+        kwargs.setdefault("model", foundation)
         overrides = {"parameters": {"n_frames": 6, "seed": 2, **(parameters or {})}}
         return ReplayWorkChain.get_builder_from_protocol(
             elements=elements, protocol=protocol, overrides=overrides, **kwargs
@@ -129,9 +135,7 @@ def test_new_data_give_their_elements(make_builder, frames):
     assert make_builder(elements=["O", "H"]).elements.get_list() == ["H", "O"]
 
 
-def test_bad_input_is_refused_when_the_builder_is_made(
-    make_builder, ipi_code, frames, tiny_model, tmp_path, make_model_data
-):
+def test_bad_input_is_refused_when_the_builder_is_made(make_builder, ipi_code, foundation, tiny_model):
     with pytest.raises(StudyError, match="of 17 frames is asked for, but only 16 can be used"):
         make_builder(parameters={"n_frames": 17})
     with pytest.raises(StudyError, match="no level 'scan/vasp': they have \\['pbe/vasp'\\]"):
@@ -146,13 +150,15 @@ def test_bad_input_is_refused_when_the_builder_is_made(
         make_builder(parameters={"size": 3})
     with pytest.raises(StudyError, match="no level 'gfn1-xtb/cp2k'"):
         make_builder(model=tiny_model)
-    unnamed = make_model_data(make_tiny_model(tmp_path / "unnamed.model", ("H", "O"), seed=4))
+    passport = foundation.passport
+    unnamed = MaceModelData(foundation.content(), replace(passport, levels={}))
     with pytest.raises(StudyError, match="does not name its level of theory"):
         make_builder(model=unnamed)
-    carbon = make_model_data(make_tiny_model(tmp_path / "c.model", ("H", "C")), levels={"Default": LEVEL.key})
+    hydrogen = MaceModelData(foundation.content(), replace(passport, elements=["H"]))
     with pytest.raises(StudyError, match="the foundation does not know the elements \\['O'\\]"):
-        make_builder(model=carbon)
-    two = make_model_data(make_tiny_model(tmp_path / "two.model", ("H", "O"), heads=("a", "b")))
+        make_builder(model=hydrogen)
+    e0s = dict.fromkeys(("a", "b"), passport.e0s["Default"])
+    two = MaceModelData(foundation.content(), replace(passport, heads=["a", "b"], e0s=e0s, levels={}))
     with pytest.raises(StudyError, match="say in the parameter 'head'"):
         make_builder(model=two, parameters={"labels": "foundation"})
     assert make_builder(model=two, parameters={"labels": "foundation"}, head="a").prediction["head"] == "a"
