@@ -57,7 +57,7 @@ def test_every_protocol_gives_inputs_that_are_accepted(build, start, protocol):
 
 
 def test_kaur2025_without_its_foundation_says_where_to_get_it(build):
-    with pytest.raises(ModelError, match=r"'mace-mp-0-large' is known.*model import FILE --trust.*as `foundation`"):
+    with pytest.raises(ModelError, match="not here: fetch it with `aiida-mlfinetune model fetch mace-mp-0-large`"):
         build(protocol="kaur2025", foundation=None)
 
 
