@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiida_mlfinetune.cli.session import load_any_node, load_dataset, require_daemon, require_profile
+from aiida_mlfinetune.cli.waiting import run_to_end
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder
-    from aiida.orm import ProcessNode, StructureData
+    from aiida.orm import StructureData
 
     from aiida_mlfinetune.data.model import MaceModelData
     from aiida_mlfinetune.data.observable import ObservableData
@@ -85,7 +85,7 @@ def assess(
         )
     if not here:
         require_daemon()
-    node = _run(builder, here=here)
+    node = run_to_end(builder, "the assessment", ": `aiida-mlfinetune status {pk}`", here=here)
     show_verdict(node.outputs.assessment)
     click.echo(f"Next: aiida-mlfinetune report {node.pk}")
 
@@ -123,38 +123,6 @@ def _show_last(model: MaceModelData) -> None:
             f"model {model.pk} has not been assessed: say on which crystal to assess it, with --crystal"
         )
     show_verdict(verdict)
-
-
-def _run(builder: ProcessBuilder, *, here: bool) -> ProcessNode:
-    """Run an assessment to its end, and return its process.
-
-    Raises:
-        click.ClickException: it failed, or the user went away.
-    """
-    from rich.console import Console
-
-    from aiida_mlfinetune.cli.display import failure
-    from aiida_mlfinetune.cli.progress import Watcher
-    from aiida_mlfinetune.cli.running import RunningJobs
-    from aiida_mlfinetune.cli.status import follow
-
-    if here:
-        from aiida.engine import run_get_node
-
-        _, node = run_get_node(builder)
-    else:
-        from aiida.engine import submit
-
-        node = submit(builder)
-        click.echo(f"Submitted {node.process_label} <{node.pk}>.")
-        try:
-            follow(node, Console())
-        except KeyboardInterrupt as error:
-            raise click.ClickException(f"the assessment goes on: `aiida-mlfinetune status {node.pk}`") from error
-    if not node.is_finished_ok:
-        with RunningJobs() as jobs:
-            raise click.ClickException(f"the assessment failed: {failure(Watcher(jobs).view(node))}")
-    return node
 
 
 def _model(identifier: str) -> MaceModelData:

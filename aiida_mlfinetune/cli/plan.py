@@ -79,6 +79,7 @@ def plan(
     """  # noqa: D301 - click reads the control character
     from aiida_mlfinetune.cli.build import quiet
     from aiida_mlfinetune.cli.session import require_daemon, require_profile
+    from aiida_mlfinetune.cli.waiting import run_to_end
 
     require_profile(profile)
     from aiida_mlfinetune.science.planning import compositions, make_plan, piloted
@@ -110,7 +111,8 @@ def plan(
         if not here:
             require_daemon()
         click.echo(f"Dataset {node.pk}: {node.n_frames} frames. Pilot: {_listed(chosen)}.")
-        process = run_pilot(builder, here=here)
+        later = "; when it has ended, repeat the command with `--pilot {pk}`"
+        process = run_to_end(builder, "the pilot", later, here=here)
     else:
         with quiet():
             process = earlier_pilot(pilot, labelling.builder(node, 1))
@@ -196,40 +198,6 @@ def scheduler_options(
             raise StudyError(f"--option {entry!r} is not of the form NAME=VALUE, as queue_name=long")
         options[name] = yaml.safe_load(value)
     return options
-
-
-def run_pilot(builder: ProcessBuilder, *, here: bool) -> ProcessNode:
-    """Run a pilot to its end, and return its process.
-
-    Raises:
-        click.ClickException: it failed, or the user went away.
-    """
-    from rich.console import Console
-
-    from aiida_mlfinetune.cli.display import failure
-    from aiida_mlfinetune.cli.progress import Watcher
-    from aiida_mlfinetune.cli.running import RunningJobs
-    from aiida_mlfinetune.cli.status import follow
-
-    if here:
-        from aiida.engine import run_get_node
-
-        _, node = run_get_node(builder)
-    else:
-        from aiida.engine import submit
-
-        node = submit(builder)
-        click.echo(f"Submitted {node.process_label} <{node.pk}>.")
-        try:
-            follow(node, Console())
-        except KeyboardInterrupt as error:
-            raise click.ClickException(
-                f"the pilot goes on; when it has ended, repeat the command with `--pilot {node.pk}`"
-            ) from error
-    if not node.is_finished_ok:
-        with RunningJobs() as jobs:
-            raise click.ClickException(f"the pilot failed: {failure(Watcher(jobs).view(node))}")
-    return node
 
 
 def earlier_pilot(identifier: str, wanted: ProcessBuilder) -> ProcessNode:

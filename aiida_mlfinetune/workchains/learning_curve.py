@@ -30,9 +30,9 @@ from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
 from aiida_mlfinetune.science.learning_curve import target_problem
 from aiida_mlfinetune.science.splits import NestedSizes, nested_split
-from aiida_mlfinetune.workchains.labelling.refill import RefillingWorkChain
 from aiida_mlfinetune.workchains.learning_curve_builder import LearningCurveBuilderMixin
 from aiida_mlfinetune.workchains.learning_curve_modes import GIVEN, MODE_INPUTS, mode_problem
+from aiida_mlfinetune.workchains.refill import RefillingWorkChain
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
 MODE_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
