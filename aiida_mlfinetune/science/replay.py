@@ -17,7 +17,8 @@ symbol          meaning                                                         
 
 The mean by element is that of ``mace_finetuning_select`` in mace-torch, by the same authors. That program puts 1e11 in
 place of an element that a frame lacks, which leaves no digits of single precision for anything else where compositions
-differ; zeros keep such frames apart by the size of the descriptors themselves. The text of equation C4 itself was not at hand.
+differ; zeros keep such frames apart by the size of the descriptors themselves. The text of equation C4 itself was not
+at hand.
 """
 
 from __future__ import annotations
