@@ -72,6 +72,8 @@ def plot_energy_scores(ax: Axes, scores: FloatArray, limit: float) -> Axes:
 def plot_coverage(ax: Axes, labelled: FloatArray, sampled: FloatArray, label: str) -> Axes:
     """Plot the distributions of a quantity in the labelled (n,) and in the sampled set (m,), each of area one.
 
+    Sampled values that are all the same, such as the volumes of a run at constant volume, are one line.
+
     Args:
         ax: to draw on.
         labelled: values of labelled frames.
@@ -80,7 +82,11 @@ def plot_coverage(ax: Axes, labelled: FloatArray, sampled: FloatArray, label: st
     """
     one, two = np.asarray(labelled, dtype=np.float64), np.asarray(sampled, dtype=np.float64)
     bins = _bins(np.concatenate([one, two]))
-    ax.hist(two, bins=bins, density=True, color=INK, alpha=0.35, label=f"sampled, {len(two)} frames")
+    title = f"sampled, {len(two)} frames"
+    if np.allclose(two, two[0], rtol=1e-9):
+        ax.axvline(two[0], color=INK, alpha=0.5, linewidth=2.4, label=title)
+    else:
+        ax.hist(two, bins=bins, density=True, color=INK, alpha=0.35, label=title)
     name = f"labelled, {len(one)} frames"
     ax.hist(one, bins=bins, density=True, histtype="step", color=PALETTE[1], linewidth=1.6, label=name)
     ax.set_xlabel(label)

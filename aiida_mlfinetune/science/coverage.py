@@ -14,6 +14,8 @@ from aiida_mlfinetune.science.levels import FloatArray
 from aiida_mlfinetune.science.merging import transfer_labels
 
 FEWEST = 2
+ROUNDING = 1e-9
+"""Values that differ by no more than this part of them are equal."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,20 @@ class Coverage:
 
     @property
     def spreads(self) -> tuple[float, float]:
-        """Standard deviations of labelled and of sampled values."""
-        return float(self.labelled.std()), float(self.sampled.std())
+        """Standard deviations of labelled and of sampled values; zero for values that differ by rounding alone."""
+        return _spread(self.labelled), _spread(self.sampled)
 
     @property
     def covered(self) -> float:
         """Part of the sampled frames whose value lies between the smallest and the largest of the labelled ones."""
         low, high = self.labelled.min(), self.labelled.max()
-        tolerance = 1e-9 * max(abs(low), abs(high), 1.0)
+        tolerance = ROUNDING * max(abs(low), abs(high), 1.0)
         return float(np.mean((self.sampled >= low - tolerance) & (self.sampled <= high + tolerance)))
+
+
+def _spread(values: FloatArray) -> float:
+    rounding = ROUNDING * max(float(np.abs(values).max()), 1.0)
+    return float(values.std()) if np.ptp(values) > rounding else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The learning curve of the ice XI archive: from scratch, and fine-tuned from ice-xtb, at revPBE-D3.
 
     verdi archive import ice-xi.aiida
-    verdi run learning_curve.py run [PROTOCOL]   # modes x sizes x seeds on the same nested sets
-    verdi run learning_curve.py export           # ice-xi-learning-curve.aiida, and the figure for the documentation
+    verdi run learning_curve.py run      # modes x sizes x seeds on the same nested sets
+    verdi run learning_curve.py export   # ice-xi-learning-curve.aiida, and the figure for the documentation
 
 needs a profile with a running daemon, caching switched on and the code `python@localhost` (`aiida-mlfinetune setup`,
 `verdi daemon start 2`). Repeated, with a size or a seed more, it computes only what is new.
@@ -17,9 +17,8 @@ from pathlib import Path
 from aiida import orm
 from aiida.engine import submit
 from aiida.tools.archive import create_archive
+from settings import learning_curve
 
-from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.report.sections.learning_curve import learning_curve_svg
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 
@@ -27,31 +26,15 @@ GROUP = "ice-xi/learning-curve"
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "ice-xi-learning-curve.aiida"
 FIGURE = HERE.parents[1] / "docs" / "how-to" / "learning-curve-ice-xi.svg"
-METHOD = "revpbe-d3"
-FOUNDATION = "ice-xtb"
 SIZES = (10, 20, 40, 80)
-N_VALID = 40
-SEEDS = (1, 2, 3)
 TARGET = {"forces_meV_A": 50.0}
 INK = "#6b7280"
 """Grey that a picture of its own is drawn in, where a page would give its own colour."""
 
 
-def run(protocol: str = "balanced") -> None:
+def run() -> None:
     """Submit, wait, and print what the curve says."""
-    (dataset,) = orm.load_group("ice-xi/labelled").nodes
-    builder = LearningCurveWorkChain.get_builder_from_protocol(
-        orm.load_code("python@localhost"),
-        dataset,
-        level_of(dataset),
-        modes=["scratch", "naive"],
-        foundation=load_foundation(FOUNDATION),
-        protocol=protocol,
-        overrides={"split": {"valid": N_VALID}},
-        sizes=SIZES,
-        seeds=SEEDS,
-        target=TARGET,
-    )
+    builder = learning_curve(orm.load_code("python@localhost"), SIZES, TARGET)
     builder.metadata.label = "Learning curve of ice XI at revPBE-D3"
     node = submit(builder)
     print(LearningCurveWorkChain.describe(builder), f"\nprocess {node.pk}", flush=True)
@@ -63,12 +46,6 @@ def run(protocol: str = "balanced") -> None:
     group.clear()
     group.add_nodes(node)
     print(node.outputs.curve.details["sentence"])
-
-
-def level_of(dataset: DatasetData) -> str:
-    """Return the key of the dataset's level by that method."""
-    (key,) = [key for key in dataset.levels if key.startswith(METHOD)]
-    return key
 
 
 def export() -> None:
@@ -83,4 +60,4 @@ def export() -> None:
 STEPS = {function.__name__: function for function in (run, export)}
 
 if __name__ == "__main__":
-    STEPS[sys.argv[1]](*sys.argv[2:])
+    STEPS[sys.argv[1]]()

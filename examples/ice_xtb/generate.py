@@ -4,8 +4,8 @@
 
 needs a running daemon (`aiida-mlfinetune setup`, `verdi daemon start 2`). For every system it runs short NVT dynamics
 (``mlfinetune.sampling``), spreads frames over a range of volumes, and labels these (``mlfinetune.labelling``); clusters
-are cut from the liquids and labelled. The uuids of all datasets end up in the group ``ice-xtb/frames``, which
-``train.py`` joins. A second run answers from the cache.
+are cut from the liquids and labelled, and so are pairs of molecules that are pushed together. The uuids of all datasets
+end up in the group ``ice-xtb/frames``, which ``train.py`` joins. A second run answers from the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiida import orm
 from aiida.engine import submit
 from ase import Atoms
 from ase.build import molecule
-from systems import TRAINING_ICES, cluster, ice, liquid
+from systems import TRAINING_ICES, cluster, contact, ice, liquid
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.frames import Frames
@@ -29,6 +29,7 @@ from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 LEVEL = "gfn1-xtb"
 GROUP = "ice-xtb/frames"
 MAX_RUNNING = 3
+N_CONTACTS = 240
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def main(smoke: bool) -> None:
             clusters.append(cut)
         wait(labellings, MAX_RUNNING - 1)
         label("clusters", DatasetData(Frames.from_atoms(clusters)).store())
+    wait(labellings, MAX_RUNNING - 1)
+    label("contacts", DatasetData(Frames.from_atoms([contact(seed) for seed in range(N_CONTACTS)])).store())
     wait(labellings, 0)
     for node in samplings:
         if node.is_finished_ok:

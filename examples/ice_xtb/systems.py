@@ -12,6 +12,8 @@ import random
 import numpy as np
 from ase import Atoms
 from ase.build import make_supercell, molecule
+from ase.data import covalent_radii
+from ase.data.vdw_alvarez import vdw_radii
 from ase.io import read
 from ase.spacegroup import crystal
 
@@ -92,3 +94,25 @@ def cluster(source: Atoms, n_molecules: int, seed: int) -> Atoms:
         symbols += ["O", "H", "H"]
         positions += [vectors[rank], vectors[rank] + own[nearest[0]], vectors[rank] + own[nearest[1]]]
     return Atoms(symbols, positions=positions)
+
+
+def contact(seed: int) -> Atoms:
+    """Return two waters whose nearest atoms, of a random pair of elements, are closer than in any crystal, no cell.
+
+    The distance is drawn between the sum of the covalent radii and that of the van der Waals radii, less a tenth.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        pair = [molecule("H2O"), molecule("H2O")]
+        facing = rng.choice([0, 1], 2)
+        for water, atom in zip(pair, facing, strict=True):
+            water.rattle(0.03, rng=rng)
+            water.euler_rotate(*rng.uniform(0, 360, 3))
+            water.positions -= water.positions[atom]
+        numbers = [water.numbers[atom] for water, atom in zip(pair, facing, strict=True)]
+        low, high = (float(radii[numbers].sum()) for radii in (covalent_radii, vdw_radii))
+        pair[1].positions += [0.0, 0.0, rng.uniform(low, 0.9 * high)]
+        both = pair[0] + pair[1]
+        distances = both.get_all_distances()[:3, 3:]
+        if distances[tuple(facing)] == distances.min():
+            return both

@@ -31,7 +31,7 @@ from aiida_mlfinetune.science.checks import unique_indices
 
 LEVEL = "gfn1-xtb/cp2k"
 THINNING = 3
-MAX_FORCE_EV_A = 12.0
+MAX_FORCE_EV_A = 25.0
 FOUNDATIONS = Path(aiida_mlfinetune.__file__).parent / "foundations"
 ARCHITECTURE = {
     "r_max": 5.0,

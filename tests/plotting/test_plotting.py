@@ -78,6 +78,13 @@ def test_coverage_names_both_sets(ax):
     assert ax.get_legend_handles_labels()[1] == ["sampled, 9 frames", "labelled, 3 frames"]
 
 
+def test_sampled_values_that_are_all_the_same_are_a_line(ax):
+    plotting.plot_coverage(ax, np.arange(30.0, 40.0), np.full(8, 32.0) + 1e-13 * np.arange(8), "volume / Å³")
+    (line,) = ax.get_lines()
+    assert line.get_xdata() == [32.0, 32.0]
+    assert ax.get_legend_handles_labels()[1] == ["sampled, 8 frames", "labelled, 10 frames"]
+
+
 def test_svg_is_one_element_in_the_colour_of_the_page_with_identifiers_of_its_own(ax):
     plotting.plot_rmse(ax, np.arange(3), np.array([3.0, 2.0, 1.0]), None)
     svg = plotting.to_svg(ax.figure, "rmse")

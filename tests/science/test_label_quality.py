@@ -8,7 +8,7 @@ from ase import Atoms
 
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.common.units import EV_KJMOL
-from aiida_mlfinetune.science.coverage import energy_coverage, volume_coverage
+from aiida_mlfinetune.science.coverage import Coverage, energy_coverage, volume_coverage
 from aiida_mlfinetune.science.frames import Frames
 from aiida_mlfinetune.science.label_quality import assess_labels, energy_scores, net_forces, quality_warnings
 from aiida_mlfinetune.science.levels import Labels, Level
@@ -156,6 +156,11 @@ def test_labelled_volumes_are_set_against_the_sampled_ones():
     assert found.covered == pytest.approx(30 / 50)
     assert found.shift == pytest.approx((sampled.volumes[order[10:40]].mean() - sampled.volumes.mean()) / 2)
     assert found.spreads == pytest.approx((sampled.volumes[order[10:40]].std() / 2, sampled.volumes.std() / 2))
+
+
+def test_volumes_of_a_run_at_constant_volume_have_no_spread():
+    volumes = 32.0 + 1e-14 * np.arange(5)
+    assert Coverage("H2O", "Å³", np.arange(31.0, 34.0), volumes, same_scale=True).spreads[1] == 0.0
 
 
 def test_energies_are_compared_at_the_level_of_the_sampling_where_that_is_known():

@@ -151,14 +151,15 @@ def _figures(quality: LabelQuality, title: str, slug: str) -> list[Figure]:
 def _coverage_figure(quality: LabelQuality, formula: str, title: str, slug: str) -> Figure:
     """Return the distributions of energy and volume in the labelled and in the sampled set."""
     found = [
-        ("energy" if each.same_scale else "energy − mean", each)
+        ("energy − mean of the sampled", each, float(each.sampled.mean()) if each.same_scale else 0.0)
         for each in quality.energy_coverage
         if each.formula == formula
     ]
-    found += [("volume", each) for each in quality.volume_coverage if each.formula == formula]
+    found += [("volume", each, 0.0) for each in quality.volume_coverage if each.formula == formula]
     figure, axes = new_figure(len(found))
-    for ax, (name, each) in zip(axes, found, strict=True):
-        plot_coverage(ax, each.labelled, each.sampled, f"{name} / ({each.unit} per molecule)")
+    for ax, (name, each, origin) in zip(axes, found, strict=True):
+        label = name if each.same_scale else "energy − mean of its set"
+        plot_coverage(ax, each.labelled - origin, each.sampled - origin, f"{label} / ({each.unit} per molecule)")
     levels = quality.energy_levels
     at = ""
     if levels is not None and levels.labelled == levels.sampled:
