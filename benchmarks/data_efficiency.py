@@ -9,9 +9,9 @@ the same 40 for validation, three seeds each, by ``mlfinetune.learning_curve``; 
 - ``settling``: by training, the validation RMSE of forces (meV/A) after 1/4, 1/2, 3/4 and all of the epochs, the mean
   over seeds: curves that have settled hardly change over the last quarter.
 
-Usage: ``data_efficiency.py [PROFILE]``. Without a profile all is trained, which takes hours; in a profile that holds
-the archive, and the code ``python@localhost``, trainings that were made there (``examples/ice_xi/learning_curve.py``)
-come from the cache.
+Usage: ``data_efficiency.py [PROFILE]``. Without a profile all 18 models are trained; in a profile that holds the
+archive, and the code ``python@localhost``, trainings that were made there (``examples/ice_xi/learning_curve.py``) come
+from the cache.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "ice_xi"))
 from settings import ARCHIVE, SEEDS, learning_curve
 
 SIZES = (20, 40, 80)
-PAIRS = {"ft40_scratch40": (40, 40, 0.5), "ft20_scratch80": (20, 80, 1.0)}
+PAIRS = {"ft40_scratch40": (40, 40), "ft20_scratch80": (20, 80)}
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -72,7 +72,7 @@ def compared(code: orm.AbstractCode) -> dict[str, Any]:
         raise SystemExit(f"the learning curve failed: {node.exit_message}")
     curves = curves_of(outputs["curve"])
     result: dict[str, Any] = {"benchmark": "data_efficiency"}
-    for name, (fine_tuned, scratch, _) in PAIRS.items():
+    for name, (fine_tuned, scratch) in PAIRS.items():
         for prefix, quantity in (("", "forces_meV_A"), ("energy_", "energy_kJ_mol")):
             value, error = ratio(curves, quantity, fine_tuned, scratch)
             result[f"{prefix}ratio_{name}"] = round(value, 3)
@@ -84,7 +84,7 @@ def compared(code: orm.AbstractCode) -> dict[str, Any]:
         }
     result["settling"] = settling(node)
     result["seeds"] = list(SEEDS)
-    result["met"] = all(result[f"ratio_{name}"] <= limit for name, (_, _, limit) in PAIRS.items())
+    result["met"] = result["ratio_ft40_scratch40"] <= 0.5 and result["ratio_ft20_scratch80"] < 1.0
     return result
 
 

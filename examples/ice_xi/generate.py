@@ -6,7 +6,8 @@
     verdi run generate.py export    # ice-xi.aiida
 
 needs a profile with a running daemon and the code `cp2k@localhost` (`aiida-mlfinetune setup`, `verdi daemon start 2`).
-Each step answers from the cache when repeated, so a run that was ended goes on where it was.
+What has finished comes from the cache when a step is repeated. The daemon goes on where the script is ended: then wait
+for the work chain, and put its dataset into the group with ``remember``.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ TRAINING = {
     },
     "naive": _falling(NAIVE_EPOCHS, 0.005),
 }
-"""Rates that fall to a hundredth, over as many epochs as the errors of the validation set take to settle."""
+"""Rates that fall to a hundredth; whether the epochs suffice is what ``settling`` of the benchmark tells."""
 
 
 def learning_curve(code: orm.AbstractCode, sizes: Sequence[int], target: dict[str, float]) -> ProcessBuilder:

@@ -149,7 +149,8 @@ def main(smoke: bool) -> None:
         wait(labellings, MAX_RUNNING - 1)
         label("clusters", DatasetData(Frames.from_atoms(clusters)).store())
     wait(labellings, MAX_RUNNING - 1)
-    label("contacts", DatasetData(Frames.from_atoms([contact(seed) for seed in range(N_CONTACTS)])).store())
+    contacts = [contact(seed) for seed in range(4 if smoke else N_CONTACTS)]
+    label("contacts", DatasetData(Frames.from_atoms(contacts)).store())
     wait(labellings, 0)
     for node in samplings:
         if node.is_finished_ok:

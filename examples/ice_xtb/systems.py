@@ -97,7 +97,7 @@ def cluster(source: Atoms, n_molecules: int, seed: int) -> Atoms:
 
 
 def contact(seed: int) -> Atoms:
-    """Return two waters whose nearest atoms, of a random pair of elements, are closer than in any crystal, no cell.
+    """Return two waters that are pushed together, by a random pair of atoms that is the nearest, without a cell.
 
     The distance is drawn between the sum of the covalent radii and that of the van der Waals radii, less a tenth.
     """

@@ -4,7 +4,7 @@
 
 With ``--start`` the model of an earlier call is trained on. The shipped one came in two stages: 25 epochs from scratch
 with an energy weight of 10, on the 144 frames that there were while those at other volumes were still being labelled,
-and then 40 epochs as below on all 519.
+and then 40 epochs as below on all 519; the pairs that are pushed together were made after it, and are not among them.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and

@@ -151,15 +151,14 @@ def _figures(quality: LabelQuality, title: str, slug: str) -> list[Figure]:
 def _coverage_figure(quality: LabelQuality, formula: str, title: str, slug: str) -> Figure:
     """Return the distributions of energy and volume in the labelled and in the sampled set."""
     found = [
-        ("energy − mean of the sampled", each, float(each.sampled.mean()) if each.same_scale else 0.0)
+        (f"energy − mean of {'the sampled' if each.same_scale else 'its set'}", each, float(each.sampled.mean()))
         for each in quality.energy_coverage
         if each.formula == formula
     ]
     found += [("volume", each, 0.0) for each in quality.volume_coverage if each.formula == formula]
     figure, axes = new_figure(len(found))
     for ax, (name, each, origin) in zip(axes, found, strict=True):
-        label = name if each.same_scale else "energy − mean of its set"
-        plot_coverage(ax, each.labelled - origin, each.sampled - origin, f"{label} / ({each.unit} per molecule)")
+        plot_coverage(ax, each.labelled - origin, each.sampled - origin, f"{name} / ({each.unit} per molecule)")
     levels = quality.energy_levels
     at = ""
     if levels is not None and levels.labelled == levels.sampled:
