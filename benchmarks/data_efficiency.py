@@ -94,8 +94,8 @@ def main(profile: str | None) -> dict[str, Any]:
         load_profile(profile)
         return compared(orm.load_code("python@localhost"))
     with temporary_profile() as folder:
-        import_archive(ARCHIVE)
         computer = local_computer(folder, poll_s=2.0)
+        import_archive(ARCHIVE)  # its own computer of that name gets another one
         return compared(local_code(computer, Path(sys.executable).name, "mlfinetune.mace_train"))
 
 
