@@ -23,7 +23,7 @@ from aiida_mlfinetune.report.sections.learning_curve import learning_curve_svg
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 
 GROUP = "ice-xi/learning-curve"
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ARCHIVE = HERE / "ice-xi-learning-curve.aiida"
 FIGURE = HERE.parents[1] / "docs" / "how-to" / "learning-curve-ice-xi.svg"
 SIZES = (10, 20, 40, 80)

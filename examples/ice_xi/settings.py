@@ -17,7 +17,7 @@ METHOD = "revpbe-d3"
 FOUNDATION = "ice-xtb"
 N_VALID = 40
 SEEDS = (1, 2, 3)
-SCRATCH_EPOCHS, NAIVE_EPOCHS = 300, 150
+SCRATCH_EPOCHS, NAIVE_EPOCHS = 150, 60
 LAST_RATE = 0.01
 """Rate of the last epoch over that of the first."""
 
