@@ -17,7 +17,7 @@ from aiida.plugins import BrokerFactory
 
 @contextmanager
 def temporary_profile(broker: str | None = None) -> Iterator[Path]:
-    """Make and load a profile (SQLite, files) in a temporary folder, yield the folder, and remove both.
+    """Make and load a profile like those of ``aiida-mlfinetune setup`` in a temporary folder; in the end remove both.
 
     A ``broker``, such as ``core.zeromq``, is for runs by a daemon.
     """
@@ -28,7 +28,7 @@ def temporary_profile(broker: str | None = None) -> Iterator[Path]:
             get_config(create=True),
             name="benchmark",
             email="aiida@localhost",
-            storage_backend="core.sqlite_dos",
+            storage_backend="mlfinetune.sqlite_dos",
             storage_config={"filepath": str(folder / "storage")},
             broker_backend=broker,
             broker_config=None if broker is None else BrokerFactory(broker).get_default_config(),

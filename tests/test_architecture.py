@@ -11,7 +11,19 @@ import aiida_mlfinetune
 
 ROOT = Path(aiida_mlfinetune.__file__).parent
 PACKAGE = "aiida_mlfinetune"
-ORDER = ("common", "science", "pure", "programs", "data", "calculations", "parsers", "workchains", "report", "cli")
+ORDER = (
+    "common",
+    "storage",
+    "science",
+    "pure",
+    "programs",
+    "data",
+    "calculations",
+    "parsers",
+    "workchains",
+    "report",
+    "cli",
+)
 AIIDA_FREE = ("common", "science", "parsers/raw", "plotting")
 PROGRAM_LIBRARIES = {"ase", "e3nn", "ipi", "mace", "matscipy", "numpy", "scipy", "tblite", "torch", "yaml"}
 

@@ -7,19 +7,22 @@ from importlib.metadata import entry_points
 import pytest
 from aiida.engine import CalcJob, WorkChain
 from aiida.orm import Data
+from aiida.orm.implementation import StorageBackend
 from aiida.parsers import Parser
-from aiida.plugins import CalculationFactory, DataFactory, ParserFactory, WorkflowFactory
+from aiida.plugins import CalculationFactory, DataFactory, ParserFactory, StorageFactory, WorkflowFactory
 
 GROUPS = {
     "aiida.data": (DataFactory, Data),
     "aiida.calculations": (CalculationFactory, CalcJob),
     "aiida.parsers": (ParserFactory, Parser),
     "aiida.workflows": (WorkflowFactory, WorkChain),
+    "aiida.storage": (StorageFactory, StorageBackend),
 }
 EXPECTED = {
     "aiida.data": {"dataset", "model", "observable"},
     "aiida.calculations": {"cp2k_label", "ase_label", "mace_train", "mace_evaluate", "ipi"},
     "aiida.parsers": {"cp2k_md", "cp2k_label", "ase_label", "mace_train", "mace_evaluate", "ipi"},
+    "aiida.storage": {"sqlite_dos"},
     "aiida.workflows": {"sampling", "labelling", "training", "learning_curve", "dynamics", "sublimation"},
 }
 

@@ -89,12 +89,11 @@ def _ensure_profile(name: str | None, messages: list[str]) -> Profile:
         config,
         name=wanted,
         email="aiida@localhost",
-        storage_backend="core.sqlite_dos",
+        storage_backend="mlfinetune.sqlite_dos",
         storage_config={},
         broker_backend=broker,
         broker_config=BrokerFactory(broker).get_default_config(),
     )
-    _let_readers_and_writers_work_together(config.get_profile(wanted))
     config.set_option("runner.poll.interval", 1, scope=wanted)
     config.set_option("caching.default_enabled", True, scope=wanted)
     config.set_option("daemon.timeout", 30, scope=wanted)  # 2 s are too short to stop workers on a busy machine
@@ -102,23 +101,6 @@ def _ensure_profile(name: str | None, messages: list[str]) -> Profile:
     config.store()
     messages.append(f"profile {wanted}: made in {config.dirpath} (SQLite, ZeroMQ broker, caching on)")
     return load_profile(wanted, allow_switch=True)
-
-
-def _let_readers_and_writers_work_together(profile: Profile) -> None:
-    """Switch a new SQLite database to its write-ahead log, for good.
-
-    With SQLite's default a commit waits until nobody reads, and gives up after 5 s: on a busy machine a worker of the
-    daemon then keeps the lock for ever, and all others fail with "database is locked".
-    """
-    import sqlite3
-
-    from aiida.storage.sqlite_dos.backend import FILENAME_DATABASE
-
-    database = sqlite3.connect(Path(profile.storage_config["filepath"]) / FILENAME_DATABASE)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-    finally:
-        database.close()
 
 
 def _check_broker(profile: Profile, messages: list[str]) -> Profile:

@@ -112,7 +112,7 @@ def test_a_new_profile_needs_no_service_and_lies_where_it_should(tmp_path: Path)
         assert expected in done.stdout
     config = (tmp_path / ".aiida" / "config.json").read_text(encoding="utf-8")
     assert "core.zeromq" in config
-    assert "core.sqlite_dos" in config
+    assert "mlfinetune.sqlite_dos" in config
     assert not (tmp_path / "home" / ".aiida").exists()
     (database,) = (tmp_path / ".aiida" / "repository").glob("*/database.sqlite")
     assert sqlite3.connect(database).execute("PRAGMA journal_mode").fetchone() == ("wal",)
