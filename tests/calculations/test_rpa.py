@@ -25,7 +25,7 @@ SMALL_BASIS = {
         "O": {"BASIS_SET": ["cc-DZ", "AUX_FIT admm-dzp-q6", "RI_AUX RI_DZ"]},
     },
 }
-"""Bases in which a crystal takes minutes: cc-TZ spends half an hour on one energy of four molecules."""
+"""Bases in which a crystal takes minutes: with cc-TZ one energy of four molecules was not there after 28."""
 GRID_MEV_A = 3.0
 """Agreement of forces and energy differences that the grids and the SCF cycle's convergence allow, in meV/A."""
 
