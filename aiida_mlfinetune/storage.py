@@ -12,12 +12,18 @@ storage asks it less often and doesn't wait for the disk:
   whenever it is asked for.
 - Attributes of data are not read again: they never change once stored.
 - The time of the last change of a process's state is one statement, not four.
-- Rows of a query that are asked for all at once need no transaction of their own.
+- The rows of a query are read at once, and need no transaction.
+
+With a log ahead, a transaction that has read and then writes fails at once with "database is locked" where another
+worker has written in between, whatever it was told to wait. So none is left open after a read, and one that is opened
+to write is a writer from its start (https://www.sqlite.org/isolation.html).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +33,7 @@ from aiida.storage.sqlite_zip import models
 from aiida.storage.sqlite_zip.orm import SqliteNode, SqliteNodeCollection, SqliteQueryBuilder
 from aiida.storage.sqlite_zip.utils import create_sqla_engine
 from sqlalchemy import event, update
-from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 __all__ = ("BUSY_S", "SqliteDaemonStorage")
 
@@ -68,21 +74,19 @@ class NodeTable(SqliteNodeCollection):
 
 
 class Query(SqliteQueryBuilder):
-    """A query; one that is asked for all its rows at once opens no transaction."""
+    """A query, all of whose rows are read before the first is given."""
 
     def get_query(self, data: Any) -> Any:
         """Build the query; to tell whether it is the last one again costs more than what that saves."""
         return self._build(data)
 
-    def iterall(self, data: Any, batch_size: int | None) -> Iterable[list[Any]]:
-        """Iterate over the rows, ``batch_size`` of which are read at a time, or all of them."""
-        if batch_size is not None:
-            yield from super().iterall(data, batch_size)
-            return
-        with self.query_session(data) as build:
-            rows = self.get_session().execute(build.query.statement).all()
-        for row in rows:
-            yield [self.to_backend(item) for item in row]
+    def iterall(self, data: Any, batch_size: int | None) -> Iterable[list[Any]]:  # noqa: ARG002
+        """Iterate over the rows as lists; ``batch_size`` changes nothing."""
+        return _read(super().iterall(data, None))
+
+    def iterdict(self, data: Any, batch_size: int | None) -> Iterable[dict[str, dict[str, Any]]]:  # noqa: ARG002
+        """Iterate over the rows as dictionaries; ``batch_size`` changes nothing."""
+        return _read(super().iterdict(data, None))
 
 
 class SqliteDaemonStorage(SqliteDosStorage):
@@ -91,7 +95,24 @@ class SqliteDaemonStorage(SqliteDosStorage):
     def _initialise_session(self) -> None:
         engine = create_sqla_engine(self.filepath_database, connect_args={"timeout": BUSY_S})
         event.listen(engine, "connect", _tune)
+        event.listen(engine, "savepoint", _begin_as_writer)
         self._session_factory = scoped_session(sessionmaker(bind=engine, future=True, expire_on_commit=False))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open a transaction: all of it is done, or nothing where there was an exception."""
+        session = self.get_session()
+        if _READS.get():
+            yield session
+            return
+        outermost = not self.in_transaction
+        try:
+            with super().transaction():
+                yield session
+        except BaseException:
+            if outermost:
+                session.rollback()  # SQLAlchemy goes back to the savepoint only, and the next writer would wait for it
+            raise
 
     def query(self) -> Query:
         """Return a query of this storage."""
@@ -121,6 +142,23 @@ class SqliteDaemonStorage(SqliteDosStorage):
     def nodes(self) -> NodeTable:
         """Return the table of nodes."""
         return NodeTable(self)
+
+
+_READS: ContextVar[bool] = ContextVar("reads", default=False)
+"""Whether a query reads its rows, for which AiiDA asks for a transaction, as others may change them while it reads."""
+
+
+def _read(rows: Iterable[Any]) -> Iterable[Any]:
+    token = _READS.set(True)
+    try:
+        return iter(list(rows))
+    finally:
+        _READS.reset(token)
+
+
+def _begin_as_writer(connection: Any, _: str) -> None:
+    if not connection.connection.dbapi_connection.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _tune(connection: Any, _: Any) -> None:

@@ -9,6 +9,7 @@ from aiida import orm
 from aiida.manage.configuration import Profile
 from aiida.storage.sqlite_dos.backend import SqliteDosStorage
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from aiida_mlfinetune.storage import BUSY_S, SqliteDaemonStorage
 
@@ -113,16 +114,52 @@ def test_attributes_of_data_are_read_once(worker):
     assert len(seen) == 1
 
 
-def test_a_query_for_all_rows_opens_no_transaction_and_one_in_batches_does(worker):
+def test_a_query_reads_its_rows_at_once_and_opens_no_transaction(worker):
     for number in range(3):
         orm.Int(number, backend=worker, user=user(worker)).store()
-    query = orm.QueryBuilder(backend=worker).append(orm.Int, project="attributes.value")
+    query = orm.QueryBuilder(backend=worker).append(orm.Int, project="attributes.value", tag="number")
     seen = statements(worker)
     assert sorted(query.all(flat=True)) == [0, 1, 2]
-    assert len(seen) == 1
     assert sorted(value for (value,) in query.iterall(batch_size=2)) == [0, 1, 2]
-    assert any("SAVEPOINT" in statement for statement in seen)
-    assert query.add_filter(orm.Int, {"attributes.value": {">": 0}}).count() == 2
+    assert sorted(row["number"]["attributes.value"] for row in query.iterdict(batch_size=2)) == [0, 1, 2]
+    assert len(seen) == 3
+    assert query.add_filter("number", {"attributes.value": {">": 0}}).count() == 2
+
+
+@pytest.mark.parametrize("iterate", ["iterall", "iterdict"])
+def test_who_still_goes_through_rows_can_write_after_another_worker_has_written(worker, connect, iterate):
+    other = connect()
+    for _ in range(3):
+        process(worker)
+    rows = getattr(orm.QueryBuilder(backend=worker).append(orm.WorkChainNode, tag="node"), iterate)(batch_size=1)
+    next(rows)
+    process(other)
+    process(worker)
+    assert len(list(rows)) == 2
+    assert orm.QueryBuilder(backend=other).append(orm.WorkChainNode).count() == 5
+
+
+def test_a_transaction_that_reads_first_can_write_and_others_wait_for_it(worker, connect):
+    other, node = connect(), process(worker)
+    other.get_session().execute(text("PRAGMA busy_timeout = 10"))
+    with worker.transaction():
+        assert orm.QueryBuilder(backend=worker).append(orm.WorkChainNode).count() == 1
+        with pytest.raises(OperationalError, match="locked"):
+            process(other)
+        other.get_session().rollback()
+        node.base.extras.set("a", 1)
+    process(other)
+    assert orm.QueryBuilder(backend=other).append(orm.WorkChainNode).count() == 2
+
+
+def test_nobody_waits_for_a_transaction_that_failed(worker, connect):
+    other, node = connect(), process(worker)
+    other.get_session().execute(text("PRAGMA busy_timeout = 10"))
+    with pytest.raises(RuntimeError, match="undone"):
+        undo(worker, "process|state_change|work")
+    process(other)
+    node.label = "still there"
+    assert orm.QueryBuilder(backend=other).append(orm.WorkChainNode, filters={"label": "still there"}).count() == 1
 
 
 def test_the_time_of_the_last_change_of_a_state_is_written_by_one_statement(worker, connect):
