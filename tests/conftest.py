@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from aiida.manage import get_manager
+
+POLL_S = 0.2
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -24,8 +27,21 @@ pytest_plugins = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def aiida_profile(aiida_config, aiida_profile_factory):
+    """A profile with the storage that ``aiida-mlfinetune setup`` makes.
+
+    AiiDA asks in a test profile without a pause whether a child has ended, which keeps a core from what the child does.
+    """
+    with aiida_profile_factory(aiida_config, storage_backend="mlfinetune.sqlite_dos") as profile:
+        manager = get_manager()
+        manager.set_runner(manager.create_runner(poll_interval=POLL_S))
+        yield profile
+
+
 @pytest.fixture
 def aiida_localhost(aiida_localhost):
-    """This machine, without a login shell for each command."""
+    """This machine, without a login shell for each command, and asked for its jobs with pauses."""
     aiida_localhost.configure(use_login_shell=False)
+    aiida_localhost.set_minimum_job_poll_interval(POLL_S)
     return aiida_localhost
