@@ -351,6 +351,15 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         self.ctx.inputs.pop("parent_folder", None)
         self.ctx.last_epoch = -1
 
+    @process_handler(priority=410, exit_codes=[EXIT.ERROR_NO_MODEL, EXIT.ERROR_INTERRUPTED])
+    def try_once_more(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport | None:
+        """A training that was killed before its first epoch was over is made again, once."""
+        if _last_epoch(calculation) >= 0 or "lost" in self.ctx:
+            return None
+        self.ctx.lost = calculation.pk
+        self.report(f"{calculation.process_label}<{calculation.pk}> left nothing to go on from: once more")
+        return ProcessHandlerReport(True)
+
     @process_handler(priority=400, exit_codes=[EXIT.ERROR_OUT_OF_WALLTIME, EXIT.ERROR_INTERRUPTED])
     def continue_from_saved_state(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
         """A training that was cut short goes on from its saved state."""

@@ -214,6 +214,17 @@ def test_stopped_trainings_are_resumed_as_long_as_they_get_further(build, python
     assert stuck.status == TrainingWorkChain.exit_codes.ERROR_NO_PROGRESS.status
 
 
+@pytest.mark.parametrize("name", ["ERROR_NO_MODEL", "ERROR_INTERRUPTED"])
+def test_a_training_that_was_killed_before_its_first_epoch_is_made_once_more(inspect, python_code, name):
+    code = MaceTrainCalculation.exit_codes[name]
+    assert inspect(finished(code, code=python_code)).status == 0
+    assert "parent_folder" not in inspect.process.ctx.inputs
+    assert not inspect.process.ctx.is_finished
+    again = inspect(finished(code, code=python_code))
+    codes = TrainingWorkChain.exit_codes
+    assert again in (codes.ERROR_NO_PROGRESS, codes.ERROR_UNHANDLED_FAILURE)
+
+
 @pytest.fixture
 def inspect(build):
     """Return a function that hands the chain a training that ended, and returns what it makes of it, and the chain."""
