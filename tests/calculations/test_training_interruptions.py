@@ -105,17 +105,19 @@ def test_memory_that_cannot_be_had_is_named(
     assert "model" not in outputs
 
 
-def test_two_trainings_of_one_seed_give_one_file(prepare_job, make_training, two_level_sets):
-    parameters = {
-        "mode": "scratch",
-        "seed": 1,
-        "max_num_epochs": 2,
-        "batch_size": 4,
-        "loss": "stress",
-        **TINY_NETWORK,
-    }
+@pytest.mark.parametrize("mode", ["scratch", "naive", "multihead-replay"])
+def test_two_trainings_of_one_seed_give_one_file(
+    mode, prepare_job, make_training, two_level_sets, replay_set, tiny_model
+):
+    parameters = {"mode": mode, "seed": 1, "max_num_epochs": 2, "batch_size": 4, "loss": "stress"}
+    inputs = {} if mode == "scratch" else {"foundation": tiny_model}
+    parameters |= TINY_NETWORK if mode == "scratch" else {"lr": 1e-3}
+    if mode == "multihead-replay":
+        parameters, inputs = {**REPLAY, "max_num_epochs": 2}, {**inputs, "replay": replay_set}
     hashes = []
-    jobs = [prepare_job(make_training(two_level_sets, HIGHER.key, parameters), name=name) for name in ("a", "b")]
+    jobs = [
+        prepare_job(make_training(two_level_sets, HIGHER.key, parameters, **inputs), name=name) for name in ("a", "b")
+    ]
     running = [start(job.folder, PYTHONHASHSEED=str(number)) for number, job in enumerate(jobs)]
     for job, process in zip(jobs, running, strict=True):
         assert process.wait() == 0

@@ -4,6 +4,7 @@ from aiida import engine, orm
 from aiida.common.links import LinkType
 from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
+from mace.calculators import MACECalculator
 from plumpy.process_states import ProcessState
 
 from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation
@@ -14,6 +15,7 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_train import baseline_of
 from aiida_mlfinetune.science.levels import Labels
 from aiida_mlfinetune.science.model_levels import model_level
+from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 from tests.fixtures.training import HIGHER
 from tests.fixtures.water import XTB
@@ -112,6 +114,36 @@ def test_a_delta_model_is_trained_on_the_difference_to_its_baseline(build, tiny_
         np.testing.assert_allclose(difference.forces, 0.5 * whole, atol=1e-12)
         assert process.outputs[name].uuid == builder[name].uuid
     assert baseline_of(difference.level) == {"sha256": tiny_model.sha256, "head": "Default", "level": level.key}
+
+
+def test_a_difference_that_was_trained_runs_with_its_baseline(build, tiny_model, two_level_sets, ipi_code, tmp_path):
+    overrides = {**TINY, "delta": {"default_dtype": "float64", "loss": "universal"}}
+    builder = build(HIGHER.key, None, mode="delta", baseline=tiny_model, overrides=overrides)
+    for name in ("train", "valid"):
+        builder[name] = two_level_sets[name]
+    results, node = engine.run_get_node(builder)
+    assert node.is_finished_ok, node.exit_message
+    model = results["model"]
+    cell = next(atoms for atoms in two_level_sets["train"].frames.to_atoms() if atoms.pbc.all())
+    run = DynamicsWorkChain.get_builder_from_protocol(
+        ipi_code,
+        orm.StructureData(ase=cell),
+        model,
+        "demo",
+        {"parameters": {"n_steps": 4, "stride": 2}},
+        baseline=tiny_model,
+    )
+    outputs, node = engine.run_get_node(run)
+    assert node.is_finished_ok, node.exit_message
+    frames = outputs["trajectory"].frames
+    (labels,) = frames.labels_by_level.values()
+    parts = []
+    for name, part in (("difference", model), ("baseline", tiny_model)):
+        (tmp_path / name).write_bytes(part.content())
+        calculator = MACECalculator(tmp_path / name, device="cpu", default_dtype="float64")
+        parts.append([calculator.get_potential_energy(atoms) for atoms in frames.to_atoms()])
+    np.testing.assert_allclose(labels.energy, np.sum(parts, axis=0), atol=1e-6)
+    assert np.abs(parts[0]).min() > 1e-3
 
 
 @pytest.mark.parametrize(
