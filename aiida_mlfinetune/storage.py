@@ -40,6 +40,9 @@ __all__ = ("BUSY_S", "SqliteDaemonStorage")
 BUSY_S = 60
 """Seconds for which a writer waits for another one, before it gives up with "database is locked"."""
 
+_READS: ContextVar[bool] = ContextVar("reads", default=False)
+"""Whether a query reads its rows, for which AiiDA asks for a transaction, as others may change them while it reads."""
+
 
 class NodeRow(SqliteNode):
     """A row of the table of nodes; attributes of data are read once."""
@@ -109,10 +112,9 @@ class SqliteDaemonStorage(SqliteDosStorage):
         try:
             with super().transaction():
                 yield session
-        except BaseException:
-            if outermost:
-                session.rollback()  # SQLAlchemy goes back to the savepoint only, and the next writer would wait for it
-            raise
+        finally:
+            if outermost:  # where it failed, AiiDA goes back to the savepoint only, and the next writer would wait
+                session.rollback()
 
     def query(self) -> Query:
         """Return a query of this storage."""
@@ -142,10 +144,6 @@ class SqliteDaemonStorage(SqliteDosStorage):
     def nodes(self) -> NodeTable:
         """Return the table of nodes."""
         return NodeTable(self)
-
-
-_READS: ContextVar[bool] = ContextVar("reads", default=False)
-"""Whether a query reads its rows, for which AiiDA asks for a transaction, as others may change them while it reads."""
 
 
 def _read(rows: Iterable[Any]) -> Iterable[Any]:

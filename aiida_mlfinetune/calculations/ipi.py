@@ -116,7 +116,10 @@ class IpiCalculation(CalcJob):
             "from a relaxed structure, or train the model on frames like the last ones.",
         )
         spec.exit_code(
-            330, "ERROR_INCOMPLETE", message="The run ended at step {step} of {total} without a restart file."
+            330,
+            "ERROR_INCOMPLETE",
+            message="The run ended at step {step} of {total} without a restart file.",
+            invalidates_cache=True,
         )
         spec.exit_code(400, "ERROR_OUT_OF_WALLTIME", message="The wall time was over at step {step} of {total}.")
         spec.exit_code(410, "ERROR_INTERRUPTED", message="The run was ended from outside at step {step} of {total}.")

@@ -74,8 +74,15 @@ class MaceDescriptorsCalculation(CalcJob):
             help="A row for each element of each frame: `frame` (m,), `number` (m,) its atomic number, and `mean` "
             "(m, d) over its atoms, without unit, in single precision.",
         )
-        spec.exit_code(300, "ERROR_NO_DESCRIPTORS", message="The job ended without output; its last words: {details}")
-        spec.exit_code(301, "ERROR_OUTPUT_INCOMPLETE", message="The descriptors cannot be read: {details}")
+        spec.exit_code(
+            300,
+            "ERROR_NO_DESCRIPTORS",
+            message="The job ended without output; its last words: {details}",
+            invalidates_cache=True,
+        )
+        spec.exit_code(
+            301, "ERROR_OUTPUT_INCOMPLETE", message="The descriptors cannot be read: {details}", invalidates_cache=True
+        )
         spec.exit_code(302, "ERROR_NOT_FINITE", message="The model's descriptors of frames {frames} are not finite.")
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:

@@ -128,8 +128,15 @@ class MaceEvaluateCalculation(CalcJob):
         options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
         options["withmpi"].default = False
         spec.output("dataset", valid_type=DatasetData, help="The frames with one more level (eV, eV/A, eV/A^3).")
-        spec.exit_code(300, "ERROR_NO_LABELS", message="The job ended without predictions; its last words: {details}")
-        spec.exit_code(301, "ERROR_OUTPUT_INCOMPLETE", message="The predictions cannot be read: {details}")
+        spec.exit_code(
+            300,
+            "ERROR_NO_LABELS",
+            message="The job ended without predictions; its last words: {details}",
+            invalidates_cache=True,
+        )
+        spec.exit_code(
+            301, "ERROR_OUTPUT_INCOMPLETE", message="The predictions cannot be read: {details}", invalidates_cache=True
+        )
         spec.exit_code(302, "ERROR_NOT_FINITE", message="The model predicts numbers that are not finite: {details}")
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:

@@ -159,8 +159,15 @@ class MaceTrainCalculation(CalcJob):
         spec.output("e0s", valid_type=orm.Dict, help="The reference energies asked for (eV), and how they were found.")
         spec.default_output_node = "errors"
 
-        spec.exit_code(300, "ERROR_NO_MODEL", message="The job ended without a model and without a reason.")
-        spec.exit_code(301, "ERROR_OUTPUT_INCOMPLETE", message="Outputs are missing or cannot be read: {details}")
+        spec.exit_code(
+            300, "ERROR_NO_MODEL", message="The job ended without a model and without a reason.", invalidates_cache=True
+        )
+        spec.exit_code(
+            301,
+            "ERROR_OUTPUT_INCOMPLETE",
+            message="Outputs are missing or cannot be read: {details}",
+            invalidates_cache=True,
+        )
         spec.exit_code(310, "ERROR_MACE_FAILED", message="MACE failed: {details}")
         spec.exit_code(311, "ERROR_OUT_OF_MEMORY", message="The training ran out of memory: {details}")
         spec.exit_code(320, "ERROR_LOSS_NAN", message="The loss is not a number: {details}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -357,6 +358,7 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         if _last_epoch(calculation) >= 0 or "lost" in self.ctx:
             return None
         self.ctx.lost = calculation.pk
+        self.ctx.inputs.metadata.disable_cache = True  # the cache would answer with the job that was killed
         self.report(f"{calculation.process_label}<{calculation.pk}> left nothing to go on from: once more")
         return ProcessHandlerReport(True)
 
@@ -373,9 +375,17 @@ class TrainingWorkChain(ProtocolMixin, BaseRestartWorkChain):
 
 
 def _last_epoch(calculation: orm.CalcJobNode) -> int:
-    if "loss_curve" not in calculation.outputs:
+    """Return the last epoch that a training is known to have got to; one that is killed leaves no loss curve."""
+    if "loss_curve" in calculation.outputs:
+        return int(calculation.outputs.loss_curve.get_array("epoch").max())
+    name = MaceTrainCalculation.PROGRESS_FILENAME
+    if "retrieved" not in calculation.outputs or name not in calculation.outputs.retrieved.list_object_names():
         return -1
-    return int(calculation.outputs.loss_curve.get_array("epoch").max())
+    try:
+        epoch = json.loads(calculation.outputs.retrieved.get_object_content(name)).get("epoch")
+    except ValueError:  # killed while it wrote
+        return -1
+    return -1 if epoch is None else int(epoch)
 
 
 def rate_of(parameters: orm.Dict) -> float:

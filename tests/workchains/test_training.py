@@ -246,15 +246,30 @@ def test_stopped_trainings_are_resumed_as_long_as_they_get_further(build, python
     assert stuck.status == TrainingWorkChain.exit_codes.ERROR_NO_PROGRESS.status
 
 
-@pytest.mark.parametrize("name", ["ERROR_NO_MODEL", "ERROR_INTERRUPTED"])
-def test_a_training_that_was_killed_before_its_first_epoch_is_made_once_more(inspect, python_code, name):
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("ERROR_NO_MODEL", "ERROR_UNHANDLED_FAILURE"), ("ERROR_INTERRUPTED", "ERROR_NO_PROGRESS")],
+)
+def test_a_training_that_was_killed_before_its_first_epoch_is_made_once_more(inspect, python_code, name, end):
     code = MaceTrainCalculation.exit_codes[name]
     assert inspect(finished(code, code=python_code)).status == 0
     assert "parent_folder" not in inspect.process.ctx.inputs
+    assert inspect.process.ctx.inputs.metadata.disable_cache  # else the killed job would be the answer
     assert not inspect.process.ctx.is_finished
-    again = inspect(finished(code, code=python_code))
-    codes = TrainingWorkChain.exit_codes
-    assert again in (codes.ERROR_NO_PROGRESS, codes.ERROR_UNHANDLED_FAILURE)
+    assert inspect(finished(code, code=python_code)).status == TrainingWorkChain.exit_codes[end].status
+
+
+@pytest.mark.parametrize(("progress", "epoch"), [('{"epoch": 4}', 4), ('{"epoch": null}', -1), ('{"epo', -1)])
+def test_a_killed_training_goes_on_by_what_it_last_said(inspect, python_code, progress, epoch):
+    killed = finished(MaceTrainCalculation.exit_codes.ERROR_INTERRUPTED, code=python_code)
+    retrieved = orm.FolderData()
+    retrieved.base.repository.put_object_from_bytes(progress.encode(), "progress.json")
+    retrieved.base.links.add_incoming(killed, LinkType.CREATE, "retrieved")
+    retrieved.store()
+    assert inspect(killed).status == 0
+    context = inspect.process.ctx
+    assert context.get("last_epoch", -1) == epoch
+    assert ("parent_folder" in context.inputs) == ("lost" not in context) == (epoch >= 0)
 
 
 @pytest.fixture
