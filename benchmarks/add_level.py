@@ -18,9 +18,9 @@ from aiida import orm
 
 from aiida_mlfinetune.calculations.functions.labelling import BATCH, LABELLED, collect_labels, make_batches
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.checks import frames_problem
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.checks import frames_problem
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 
 N_FRAMES, N_ATOMS, FRAMES_PER_JOB = 10_000, 24, 5_000
 LEVEL = Level("revpbe-d3/cp2k", engine="cp2k")

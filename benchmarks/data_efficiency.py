@@ -45,8 +45,9 @@ def settling(chain: orm.WorkChainNode) -> dict[str, list[float]]:
     found: dict[str, list[list[float]]] = {}
     for link in chain.base.links.get_outgoing(link_type=LinkType.CALL_WORK).all():
         curve = link.node.outputs.loss_curve
-        epochs = curve.get_array("epoch")
         forces = curve.get_array("valid_rmse_forces_eV_A") * 1000
+        known = np.isfinite(forces)  # there is none at epochs without validation
+        epochs, forces = curve.get_array("epoch")[known], forces[known]
         at = [int(np.abs(epochs - quarter * epochs[-1]).argmin()) for quarter in QUARTERS]
         found.setdefault(link.link_label.rsplit("_s", 1)[0], []).append(forces[at].tolist())
     return {name: np.mean(values, axis=0).round(1).tolist() for name, values in sorted(found.items())}

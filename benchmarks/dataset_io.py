@@ -23,8 +23,8 @@ from _profile import temporary_profile
 from aiida import orm
 
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 
 N_ATOMS = 96
 N_FRAMES = 500

@@ -19,7 +19,7 @@ from aiida.engine import run_get_node
 from ase.build import molecule
 
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 
 FRAMES_PER_JOB = 100

@@ -26,8 +26,8 @@ from tblite.ase import TBLite
 
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.crystals import ice_ic
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.crystals.crystals import ice_ic
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 
 LEVEL = "revpbe-d3-demo"

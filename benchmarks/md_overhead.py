@@ -3,7 +3,10 @@
 Same model, crystal (ice XI), precision and number of threads (OMP_NUM_THREADS, 1 by default); each side runs
 in a process of its own, in turns. i-PI does more: NPT with a flexible cell and output, while the loop is NVT with
 ASE's Langevin and writes nothing. A side's figure is the mean from its second to its last step; the ratio is the
-median over the turns, in each of which both sides run under the same load. Prints one
+median over the turns, in each of which both sides run under the same load.
+
+``pimd_batch_ratio`` is the same for path integrals: steps per second of 8 beads (NVT, PILE) whose forces come from one
+pass of the model, over those of 8 beads with a pass each. Prints one
 JSON line last. Usage: ``md_overhead.py [STEPS [TURNS]]``.
 """
 
@@ -32,12 +35,13 @@ from aiida_mlfinetune.calculations.ipi import IpiCalculation
 from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.programs.mace_passport import describe_model
-from aiida_mlfinetune.science.crystals import ice_xi
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.crystals.crystals import ice_xi
+from aiida_mlfinetune.science.models.passport import Passport
 
 FOUNDATION = "ice-xtb"
 TEMPERATURE_K = 100.0
 TIMESTEP_FS = 0.5
+N_BEADS = 8
 
 ASE_LOOP = """
 import sys, time
@@ -100,7 +104,9 @@ def make_model(folder: Path) -> tuple[str, Path, Passport]:
     return "untrained", path, Passport(**describe_model(path))
 
 
-def run_ipi(code: orm.InstalledCode, model: MaceModelData, structure: orm.StructureData, steps: int) -> dict[str, Any]:
+def run_ipi(
+    code: orm.InstalledCode, model: MaceModelData, structure: orm.StructureData, steps: int, **parameters: Any
+) -> dict[str, Any]:
     """Return the outputs of a run, checked."""
     outputs, node = run_get_node(
         IpiCalculation,
@@ -114,6 +120,7 @@ def run_ipi(code: orm.InstalledCode, model: MaceModelData, structure: orm.Struct
             "n_steps": steps + 1,
             "stride": 10,
             "seed": 1,
+            **parameters,
         },
     )
     if not node.is_finished_ok:
@@ -162,18 +169,34 @@ def main() -> None:
             if not turn % 2:
                 theirs.append(run_ase(crystal, path, steps, threads))
             print(f"turn {turn + 1}: i-PI {ours[-1] * 1e3:.1f} ms, ASE {theirs[-1] * 1e3:.1f} ms a step", flush=True)
+        beads: dict[int, list[float]] = {1: [], N_BEADS: []}
+        quantum = {"ensemble": "nvt", "thermostat": "pile-l", "n_beads": N_BEADS, "stride": steps}
+        for turn in range(turns):
+            for batch in sorted(beads, reverse=bool(turn % 2)):
+                path_integral = run_ipi(code, model, structure, steps, batch_size=batch, **quantum)
+                beads[batch].append(path_integral["output_parameters"]["seconds_per_step"])
+            print(
+                f"turn {turn + 1}: {N_BEADS} beads one by one {beads[1][-1] * 1e3:.1f} ms, in one batch "
+                f"{beads[N_BEADS][-1] * 1e3:.1f} ms a step",
+                flush=True,
+            )
         frames = outputs["trajectory"].frames
         key = next(iter(frames.labels_by_level))
         last = frames.atoms(len(frames) - 1)
         last.calc = MACECalculator(path, device="cpu", default_dtype="float64")
         difference = abs(last.get_potential_energy() - frames.labels(key).energy[-1])
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    batch_ratios = [b / a for a, b in zip(beads[N_BEADS], beads[1], strict=True)]
     result = {
         "benchmark": "md_overhead",
         "ratio": round(statistics.median(ratios), 3),
         "ipi_steps_per_second": round(1 / statistics.median(ours), 2),
         "ase_steps_per_second": round(1 / statistics.median(theirs), 2),
         "ratios": [round(ratio, 3) for ratio in ratios],
+        "pimd_batch_ratio": round(statistics.median(batch_ratios), 3),
+        "pimd_batch_ratios": [round(ratio, 3) for ratio in batch_ratios],
+        "pimd_steps_per_second": round(1 / statistics.median(beads[N_BEADS]), 2),
+        "n_beads": N_BEADS,
         "energy_difference_eV": float(difference),
         "n_atoms": len(atoms),
         "n_steps": steps,

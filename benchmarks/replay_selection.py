@@ -25,9 +25,9 @@ from scipy.spatial.transform import Rotation
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import load_foundation
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
-from aiida_mlfinetune.science.replay import FrameDescriptors, element_pairs, farthest_points
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
+from aiida_mlfinetune.science.training.replay import FrameDescriptors, element_pairs, farthest_points
 from aiida_mlfinetune.workchains.replay import ReplayWorkChain
 
 N_MOLECULES = 8

@@ -28,8 +28,8 @@ from aiida.engine import run_get_node
 import aiida_mlfinetune
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Level
 
 LEVEL = Level("gfn1-xtb/cp2k", engine="cp2k", method="GFN1-xTB")
 SIZES = {"train": 40, "valid": 10, "test": 10}

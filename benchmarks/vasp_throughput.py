@@ -25,7 +25,7 @@ from aiida.engine.daemon.client import get_daemon_client
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from tests.fixtures.vasp import FAMILY, STAND_IN, upload_family
 from tests.fixtures.waters import two_waters

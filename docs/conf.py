@@ -15,6 +15,7 @@ extensions = ["myst_parser", "generated_reference"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext", "validation"]
+html_extra_path = ["studies"]
 html_theme = "furo"
 html_title = f"aiida-mlfinetune {__version__}"
 nitpicky = True

@@ -24,6 +24,18 @@ ORDER = (
     "report",
     "cli",
 )
+WINGS = (
+    "references",
+    "datasets",
+    "crystals",
+    "models",
+    "averages",
+    "observables",
+    "dynamics",
+    "training",
+    "plans",
+    "conclusions",
+)
 AIIDA_FREE = ("common", "science", "parsers/raw", "plotting")
 PROGRAM_LIBRARIES = {"ase", "e3nn", "ipi", "mace", "matscipy", "numpy", "scipy", "tblite", "torch", "yaml"}
 
@@ -78,6 +90,17 @@ def test_imports_point_up_the_order(path: Path):
         assert own in ORDER, f"{path.relative_to(ROOT)} imports {name}, but stands outside the rooms"
         assert other in ORDER, f"{path.relative_to(ROOT)} imports {name}, which is no room"
         assert ORDER.index(other) < ORDER.index(own), f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules("science"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_within_science_point_up_the_wings(path: Path):
+    own = path.relative_to(ROOT / "science").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    for name in imports(path):
+        package, _, other = name.partition(".science.")
+        if package == PACKAGE and (wing := other.split(".")[0]) != own:
+            assert WINGS.index(wing) < WINGS.index(own), f"{path.relative_to(ROOT)} imports {name}"
 
 
 @pytest.mark.parametrize("folder", AIIDA_FREE)

@@ -12,6 +12,7 @@ import yaml
 
 from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.cli.learning_curve import read_settings
+from aiida_mlfinetune.cli.polymorphs import PolymorphStudy, link_name
 from aiida_mlfinetune.cli.study import read_study
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,14 @@ def test_studies_are_read(text: str, tmp_path: Path):
     content = yaml.safe_load(text)
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf-8")
+    if "crystals" in content:
+        for value in content["crystals"].values():
+            if Path(str(value)).suffix:
+                (tmp_path / value).touch()
+        study = read_study(path)
+        assert isinstance(study, PolymorphStudy)
+        assert list(study.crystals) == [link_name(name) for name in content["crystals"]]
+        return
     if "crystal" not in content:
         assert read_settings(path) == content
         return

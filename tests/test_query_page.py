@@ -11,7 +11,7 @@ from aiida.common.links import LinkType
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from tests.fixtures.frames import make_frames
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "query-results.md"

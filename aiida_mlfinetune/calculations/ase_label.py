@@ -23,9 +23,9 @@ from aiida_mlfinetune.calculations.validators import (
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import elements_problem, frames_problem
-from aiida_mlfinetune.science.frames import write_geometry
-from aiida_mlfinetune.science.levels import Level
+from aiida_mlfinetune.science.datasets.checks import elements_problem, frames_problem
+from aiida_mlfinetune.science.datasets.frames import write_geometry
+from aiida_mlfinetune.science.datasets.levels import Level
 
 SPEC_KEYS = ("name", "key", "engine", "method", "basis", "energy", "calculator", "kwargs")
 MODEL_MODULES = ("mace.calculators",)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.common.errors import StudyError
-from aiida_mlfinetune.science.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
+from aiida_mlfinetune.science.crystals.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
 
 EXCHANGE_KEYS = ("radius_A", "largest_A")
 KPOINTS_KEYS = ("mesh", "spacing_per_A")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, settle_level
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 
 NAMES_FILENAME = "cp2k_names.json"
 AUXILIARY = ("AUX_FIT", "RI_AUX", "RI_HFX", "LRI_AUX", "RI_K", "RI_XAS", "AUX_OPT", "P_AUX_FIT", "AUX_GW")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.calculations.cp2k_cells import check_cell_settings
 from aiida_mlfinetune.common.errors import StudyError
-from aiida_mlfinetune.science.levels import Level
+from aiida_mlfinetune.science.datasets.levels import Level
 
 SPEC_KEYS = (
     "name",

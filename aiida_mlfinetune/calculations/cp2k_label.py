@@ -24,7 +24,7 @@ from aiida_mlfinetune.calculations.validators import (
 )
 from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.checks import frames_problem
+from aiida_mlfinetune.science.datasets.checks import frames_problem
 
 SHARE_OF_WALLTIME = 0.95
 """CP2K stops itself at this part of the time that the scheduler allows, so that it ends in order."""

@@ -21,8 +21,8 @@ from aiida_mlfinetune.calculations.validators import (
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.checks import check_structure
-from aiida_mlfinetune.science.md_settings import MdSettings
+from aiida_mlfinetune.science.datasets.checks import check_structure
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 
 SHARE_OF_WALLTIME = 0.9
 """CP2K stops at this share of the scheduler's limit: it looks at the clock between steps only."""

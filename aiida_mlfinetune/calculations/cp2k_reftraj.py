@@ -9,7 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, lay_over, vacuum_edge_A
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 
 COORDINATES_FILENAME = "first.xyz"
 TRAJECTORY_FILENAME = "frames.xyz"

@@ -21,13 +21,15 @@ from aiida_mlfinetune.calculations.validators import (
     validate_dict,
     validate_program,
 )
+from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import MlFinetuneError, ModelError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.baseline import baseline_head
-from aiida_mlfinetune.science.checks import check_elements, structure_problem
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.datasets.checks import check_elements, structure_problem
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.models.baseline import baseline_head
+from aiida_mlfinetune.science.models.passport import Passport
+from aiida_mlfinetune.science.training.stress import stress_problem
 
 WALL_MARGIN = (30.0, 0.05)
 """Seconds, and part of the wall time, that are kept for starting up, for saving and for the scheduler."""
@@ -46,9 +48,12 @@ class IpiCalculation(CalcJob):
     MODEL_FILENAME = "model.model"
     BASELINE_FILENAME = "baseline.model"
     STOP_FILENAME = "driver_stop.json"
+    CELL_FILENAME = "driver_cell.txt"
     PROPERTIES_FILENAME = f"{ipi_input.PREFIX}.properties"
-    POSITIONS_FILENAME = f"{ipi_input.PREFIX}.positions_0.bin"
-    FORCES_FILENAME = f"{ipi_input.PREFIX}.forces_0.bin"
+    POSITIONS, FORCES = "positions", "forces"
+    """Names of trajectories, as ``ipi_input.bead_filenames`` takes them."""
+    POSITIONS_FILENAME, FORCES_FILENAME = (ipi_input.bead_filenames(name, 1)[0] for name in (POSITIONS, FORCES))
+    """Where nuclei are classical."""
     RESTART_FILENAMES = ("RESTART", f"{ipi_input.PREFIX}.checkpoint")
     """Written at a polite end, and from time to time."""
 
@@ -72,9 +77,10 @@ class IpiCalculation(CalcJob):
             validator=validate_dict(IpiSettings.from_dict),
             help="The run, as `science.ipi_settings.IpiSettings` documents it: ensemble (nve, nvt, npt-isotropic, "
             "npt-flexible), temperature_K, n_steps and seed; optionally pressure_bar, timestep_fs, stride, "
-            "properties_stride, checkpoint_stride, thermostat (langevin, svr), thermostat_tau_fs, barostat_tau_fs, "
-            "head, dtype, device, enable_cueq, print_forces, allow_large_timestep, and limits beyond which a run has "
-            "exploded.",
+            "properties_stride, checkpoint_stride, thermostat (langevin, svr, gle, pile-l, pile-g, piglet), "
+            "thermostat_tau_fs, gle, cell_thermostat (langevin, svr, gle), cell_gle, barostat_tau_fs, n_beads, "
+            "batch_size, head, dtype, device, enable_cueq, print_forces, allow_large_timestep, and limits beyond which "
+            "a run has exploded, and require_stress, which refuses a barostat with a model trained without stress.",
         )
         spec.input(
             "parent_folder",
@@ -94,7 +100,8 @@ class IpiCalculation(CalcJob):
             valid_type=DatasetData,
             required=False,
             help="Frames with step, energy (eV), for crystals stress (eV/A^3, without the kinetic part, positive = "
-            "tensile) and, if printed, forces (eV/A), at the level of the model.",
+            "tensile) and, if printed, forces (eV/A), at the level of the model. With several beads, every bead of a "
+            "step is a frame, in their order, with its own energy and without stress.",
         )
         spec.output(
             "properties",
@@ -102,7 +109,18 @@ class IpiCalculation(CalcJob):
             required=False,
             help="Per printed step: step, time_fs, potential_energy_eV, kinetic_energy_eV (of the 3N - 3 degrees of "
             "freedom that move: the centre of mass rests), temperature_K (as if it moved too), conserved_eV; "
-            "volume_A3, pressure_bar and cell_A (n, 3, 3), NaN for a molecule.",
+            "volume_A3, pressure_bar and cell_A (n, 3, 3), NaN for a molecule. With a barostat cell_kinetic_energy_eV, "
+            "of the 1 or 6 degrees of freedom of the cell in the middle of the step, NaN where a job starts. With "
+            "several beads energies are means over the beads, pressure_bar is the centroid-virial one, and there are "
+            "kinetic_cv_eV, the centroid-virial kinetic energy of all 3N degrees of freedom, and bead_potentials_eV "
+            "(n, n_beads).",
+        )
+        spec.output(
+            "last_sane",
+            valid_type=DatasetData,
+            required=False,
+            help="Of a run that exploded: the last configuration before (with beads, those of the last pass), with the "
+            "model's energy (eV) and forces (eV/A). Frames like it are what the model lacks.",
         )
         spec.output("output_parameters", valid_type=orm.Dict, help="last_step, restart_step, and how the run ended.")
         spec.default_output_node = "output_parameters"
@@ -129,14 +147,17 @@ class IpiCalculation(CalcJob):
         settings = IpiSettings.from_dict(self.inputs.parameters.get_dict())
         atoms = self.inputs.structure.get_ase()
         limit = wall_limit(self.inputs.metadata.options.get("max_wallclock_seconds"))
+        first_step = 0
         if "parent_folder" in self.inputs:
-            text = ipi_input.restart_xml(restart_text(self.inputs.parent_folder), settings.n_steps, limit)
+            restart = restart_text(self.inputs.parent_folder)
+            first_step = ipi_input.restart_step(restart) or 0
+            text = ipi_input.restart_xml(restart, settings.n_steps, limit)
         else:
             text = ipi_input.simulation_xml(settings, atoms, limit, self.DRIVER_FILENAME, self.SETTINGS_FILENAME)
         contents = {
             self.INPUT_FILENAME: text,
             ipi_input.COORDINATES_FILENAME: ipi_input.coordinates_xyz(atoms),
-            self.SETTINGS_FILENAME: json.dumps(self._driver_settings(settings, atoms), indent=1),
+            self.SETTINGS_FILENAME: json.dumps(self._driver_settings(settings, atoms, first_step), indent=1),
             self.DRIVER_FILENAME: program_text(self.DRIVER_FILENAME),
         }
         for name, content in contents.items():
@@ -159,14 +180,15 @@ class IpiCalculation(CalcJob):
         calcinfo.retrieve_list = [
             self.options.output_filename,
             self.PROPERTIES_FILENAME,
-            self.POSITIONS_FILENAME,
-            *([self.FORCES_FILENAME] if settings.print_forces else []),
+            *ipi_input.bead_filenames(self.POSITIONS, settings.n_beads),
+            *(ipi_input.bead_filenames(self.FORCES, settings.n_beads) if settings.print_forces else []),
             *self.RESTART_FILENAMES,
             self.STOP_FILENAME,
+            *([self.CELL_FILENAME] if settings.ensemble.has_barostat else []),
         ]
         return calcinfo
 
-    def _driver_settings(self, settings: IpiSettings, atoms: Atoms) -> dict[str, Any]:
+    def _driver_settings(self, settings: IpiSettings, atoms: Atoms, first_step: int) -> dict[str, Any]:
         baseline = {}
         if "baseline" in self.inputs:
             head = baseline_head(self.inputs.model.passport, self.inputs.baseline.passport)
@@ -181,11 +203,26 @@ class IpiCalculation(CalcJob):
             "device": settings.device,
             "enable_cueq": settings.enable_cueq,
             "skin_A": SKIN_A,
+            "n_batches": settings.n_batches,
+            "masses": atoms.get_masses().tolist(),
+            "timestep_fs": settings.timestep_fs,
+            "max_temperature_K": settings.max_temperature_K,
             "min_distance_A": settings.min_distance_A,
             "max_force_eV_A": settings.max_force_eV_A,
             "max_displacement_A": settings.max_displacement_A,
             "reference_volume_A3": abs(atoms.get_volume()) if atoms.pbc.all() else None,
             "volume_factor_limits": list(settings.volume_factor_limits),
+            "cell_motion": {
+                "first_step": first_step,
+                "stride": settings.properties_stride,
+                "timestep_fs": settings.timestep_fs,
+                "tau_fs": settings.barostat_tau_fs,
+                "temperature_K": settings.temperature_K,
+                "n_atoms": len(atoms),
+                "isotropic": settings.ensemble is Ensemble.NPT_ISOTROPIC,
+            }
+            if settings.ensemble.has_barostat
+            else None,
         }
 
 
@@ -246,10 +283,18 @@ def check_run(settings: IpiSettings, atoms: Atoms, passport: Passport, baseline:
     settings.check_periodicity(bool(atoms.pbc.all()))
     settings.check_elements(atoms.get_chemical_symbols())
     check_elements(atoms.get_chemical_symbols(), passport.elements)
-    model_head(settings, passport)
+    head = model_head(settings, passport)
+    if settings.require_stress and (problem := barostat_problem(settings, passport, head)) is not None:
+        raise ModelError(f"{problem}: train on stress, run NVT, or drop require_stress")
     baseline_head(passport, baseline)
     if baseline is not None:
         check_elements(atoms.get_chemical_symbols(), baseline.elements, model="the baseline")
+
+
+def barostat_problem(settings: IpiSettings, passport: Passport, head: str) -> str | None:
+    """Return why a barostat should not trust a model, or None."""
+    problem = stress_problem(passport, head) if settings.ensemble.has_barostat else None
+    return None if problem is None else f"{problem}, but {settings.ensemble.value} moves the cell by it"
 
 
 def validate_structure(structure: orm.StructureData | None, _: Any = None) -> str | None:

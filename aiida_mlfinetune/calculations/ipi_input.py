@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.units import BAR_EV_A3
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.dynamics.gle import GleMatrix
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings, Thermostat
 
 FloatArray = NDArray[np.float64]
 
@@ -35,6 +36,8 @@ PROPERTIES = (
     "virial_md{ase}",
 )
 """Columns of the properties file; ``ase`` stands for eV, angstrom and kelvin."""
+PATH_INTEGRAL_PROPERTIES = ("kinetic_cv{ase}", "pressure_cv{ase}", "bead_potentials{ase}")
+"""Further columns with more than one bead: centroid-virial estimators, and the potential energy of every bead."""
 VACUUM_EDGE_A = 1000.0
 """Edge of the box that i-PI wants for a molecule; nothing depends on it."""
 FLOAT_FORMAT = "%24.16e"
@@ -45,6 +48,14 @@ ENSEMBLE_MODES = {
     Ensemble.NVT: "nvt",
     Ensemble.NPT_ISOTROPIC: "npt",
     Ensemble.NPT_FLEXIBLE: "npt",
+}
+THERMOSTAT_MODES = {
+    Thermostat.LANGEVIN: "langevin",
+    Thermostat.SVR: "svr",
+    Thermostat.GLE: "gle",
+    Thermostat.PILE_L: "pile_l",
+    Thermostat.PILE_G: "pile_g",
+    Thermostat.PIGLET: "nm_gle",
 }
 BAROSTAT_MODES = {Ensemble.NPT_ISOTROPIC: "isotropic", Ensemble.NPT_FLEXIBLE: "flexible"}
 
@@ -61,7 +72,7 @@ TEMPLATE = """<simulation verbosity="medium" threading="False" safe_stride="{saf
     <pes>custom</pes>
     <pes_path>{driver}</pes_path>
     <parameters>{{ settings: {driver_settings} }}</parameters>
-    <batch_size>{n_beads}</batch_size>
+    <batch_size>{batch_size}</batch_size>
   </ffdirect>
   <system>
     <initialize nbeads="{n_beads}">
@@ -141,7 +152,7 @@ def simulation_xml(
         prefix=prefix,
         safe_stride=settings.properties_stride,
         floatformat=FLOAT_FORMAT,
-        properties=", ".join(PROPERTIES),
+        properties=", ".join(printed_properties(settings.n_beads)),
         properties_stride=settings.properties_stride,
         stride=settings.stride,
         forces_output=forces if settings.print_forces else "",
@@ -152,6 +163,7 @@ def simulation_xml(
         driver=driver,
         driver_settings=driver_settings,
         n_beads=settings.n_beads,
+        batch_size=settings.batch_size,
         coordinates=COORDINATES_FILENAME,
         cell=_listed(frame.cell),
         masses=_listed(atoms.get_masses()),
@@ -162,6 +174,17 @@ def simulation_xml(
         barostat=_indented(_barostat_xml(settings), 8) if settings.ensemble.has_barostat else "",
         pressure=pressure if settings.ensemble.has_barostat else "",
     )
+
+
+def printed_properties(n_beads: int) -> tuple[str, ...]:
+    """Return the columns of the properties file of a run with ``n_beads``."""
+    return PROPERTIES if n_beads == 1 else (*PROPERTIES, *PATH_INTEGRAL_PROPERTIES)
+
+
+def bead_filenames(name: str, n_beads: int, prefix: str = PREFIX) -> list[str]:
+    """Return the names that i-PI gives to the trajectories of the beads: their number, padded with zeros."""
+    width = len(str(n_beads))
+    return [f"{prefix}.{name}_{bead:0{width}d}.bin" for bead in range(n_beads)]
 
 
 def coordinates_xyz(atoms: Atoms) -> str:
@@ -204,21 +227,34 @@ def restart_step(text: str) -> int | None:
 
 
 def _thermostat_xml(settings: IpiSettings) -> str:
-    """Return the thermostat of the atoms. Others (pile, gle) are further modes of the same element."""
-    return (
-        f'<thermostat mode="{settings.thermostat.value}"><tau units="femtosecond">'
-        f"{settings.thermostat_tau_fs!r}</tau></thermostat>\n"
-    )
+    """Return the thermostat of the atoms."""
+    return _one_thermostat_xml(settings.thermostat, settings.thermostat_tau_fs, settings.matrix)
+
+
+def _one_thermostat_xml(thermostat: Thermostat, tau_fs: float, matrix: GleMatrix | None) -> str:
+    """Return a thermostat with what its mode needs: a time constant, or matrices."""
+    mode = THERMOSTAT_MODES[thermostat]
+    if not thermostat.uses_matrix or matrix is None:
+        return f'<thermostat mode="{mode}"><tau units="femtosecond">{tau_fs!r}</tau></thermostat>\n'
+    lines = [_array_xml("A", matrix.drift, "atomic_unit")]
+    if matrix.covariance is not None:
+        lines.append(_array_xml("C", matrix.covariance, "ase"))
+    return f'<thermostat mode="{mode}">\n' + "".join(f"  {line}\n" for line in lines) + "</thermostat>\n"
 
 
 def _barostat_xml(settings: IpiSettings) -> str:
-    """Return the barostat, whose own thermostat is white noise with the time constant of the barostat."""
-    tau = f'<tau units="femtosecond">{settings.barostat_tau_fs!r}</tau>'
+    """Return the barostat with its own thermostat, whose time constant is that of the barostat."""
+    thermostat = _one_thermostat_xml(settings.cell_thermostat, settings.barostat_tau_fs, settings.cell_matrix)
     return (
-        f'<barostat mode="{BAROSTAT_MODES[settings.ensemble]}">{tau}\n'
-        f'  <thermostat mode="langevin">{tau}</thermostat>\n'
+        f'<barostat mode="{BAROSTAT_MODES[settings.ensemble]}">'
+        f'<tau units="femtosecond">{settings.barostat_tau_fs!r}</tau>\n'
+        f"{_indented(thermostat, 2)}"
         "</barostat>\n"
     )
+
+
+def _array_xml(name: str, values: FloatArray, units: str) -> str:
+    return f'<{name} shape="{values.shape}" units="{units}">[ {_listed(values)} ]</{name}>'
 
 
 def _listed(values: FloatArray) -> str:

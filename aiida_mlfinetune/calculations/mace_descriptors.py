@@ -17,8 +17,8 @@ from aiida_mlfinetune.calculations import mace_evaluate
 from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import elements_problem
-from aiida_mlfinetune.science.frames import write_geometry
+from aiida_mlfinetune.science.datasets.checks import elements_problem
+from aiida_mlfinetune.science.datasets.frames import write_geometry
 
 NAMES = tuple(mace_evaluate.DEFAULT_PARAMETERS)
 

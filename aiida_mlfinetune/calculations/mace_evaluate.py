@@ -17,12 +17,12 @@ from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_pr
 from aiida_mlfinetune.common.errors import LabelsError, ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.baseline import baseline_head
-from aiida_mlfinetune.science.checks import elements_problem
-from aiida_mlfinetune.science.devices import device_problem
-from aiida_mlfinetune.science.frames import write_geometry
-from aiida_mlfinetune.science.levels import Level
-from aiida_mlfinetune.science.model_levels import model_level
+from aiida_mlfinetune.science.datasets.checks import elements_problem
+from aiida_mlfinetune.science.datasets.frames import write_geometry
+from aiida_mlfinetune.science.datasets.levels import Level
+from aiida_mlfinetune.science.models.baseline import baseline_head
+from aiida_mlfinetune.science.models.devices import device_problem
+from aiida_mlfinetune.science.models.levels import model_level
 
 DEFAULT_PARAMETERS = {"batch_size": 16, "dtype": "float64", "device": "cpu"}
 NAMES = ("head", "key", "enable_cueq", *DEFAULT_PARAMETERS)

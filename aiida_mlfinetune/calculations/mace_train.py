@@ -20,11 +20,13 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science import training_checks, training_heads, training_input
-from aiida_mlfinetune.science.extxyz import write_mace_extxyz
-from aiida_mlfinetune.science.frames import GEOMETRY_ARRAYS, write_geometry
-from aiida_mlfinetune.science.training_heads import HEAD, HeadSets
-from aiida_mlfinetune.science.training_input import file_of
+from aiida_mlfinetune.science.datasets.extxyz import write_mace_extxyz
+from aiida_mlfinetune.science.datasets.frames import GEOMETRY_ARRAYS, write_geometry
+from aiida_mlfinetune.science.training import checks as training_checks
+from aiida_mlfinetune.science.training import heads as training_heads
+from aiida_mlfinetune.science.training import inputs as training_input
+from aiida_mlfinetune.science.training.heads import HEAD, HeadSets
+from aiida_mlfinetune.science.training.inputs import file_of
 
 SAVE_INTERVAL_S = 120
 MAX_LOSS_GROWTH = 1e4

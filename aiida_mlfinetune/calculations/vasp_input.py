@@ -15,8 +15,8 @@ from ase.data import chemical_symbols
 
 from aiida_mlfinetune.calculations.cp2k_input import vacuum_edge_A
 from aiida_mlfinetune.common.errors import StudyError
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import FloatArray, IntArray, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import FloatArray, IntArray, Level
 
 SPEC_KEYS = ("name", "key", "engine", "method", "basis", "energy", "incar", "kpoints", "potentials", "gas")
 POTENTIAL_KEYS = ("family", "functional", "mapping")

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "aiida_mlfinetune.cli.run:run",
     "plan": "aiida_mlfinetune.cli.plan:plan",
     "learning-curve": "aiida_mlfinetune.cli.learning_curve:learning_curve",
+    "reweight": "aiida_mlfinetune.cli.reweight:reweight",
     "status": "aiida_mlfinetune.cli.status:status",
     "report": "aiida_mlfinetune.cli.report:report",
     "dataset": "aiida_mlfinetune.cli.dataset:dataset",
@@ -64,6 +65,7 @@ def main() -> None:
       aiida-mlfinetune run STUDY.yaml   the same for a crystal of your own
       aiida-mlfinetune plan DATASET     what labelling a set of frames costs, before paying for it
       aiida-mlfinetune learning-curve DATASET   how few labels are enough, for each way of training
+      aiida-mlfinetune reweight PK      what a run's averages are at the reference level
       aiida-mlfinetune status PK        how far a run is
       aiida-mlfinetune report PK        its results as one HTML page
 

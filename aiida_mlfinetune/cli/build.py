@@ -1,15 +1,17 @@
-"""From a study to the builder of the sublimation work chain."""
+"""From a study to the builder of its work chain: of one crystal, or of several polymorphs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiida_mlfinetune.cli.polymorphs import PolymorphStudy
 from aiida_mlfinetune.cli.study import Study
 from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.science.crystals.ices import IceSpec, build_ice
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 __all__ = ("find_foundation", "quiet", "read_crystal", "study_builder")
 
 
-def study_builder(study: Study) -> ProcessBuilder:
+def study_builder(study: Study | PolymorphStudy) -> ProcessBuilder:
     """Return the builder of the whole chain for a study.
 
     Raises:
         StudyError: a code, model or crystal that cannot be found or read, an unknown protocol or override.
     """
+    if isinstance(study, PolymorphStudy):
+        return _polymorphs_builder(study)
     from aiida.plugins import WorkflowFactory
 
     chain = WorkflowFactory("mlfinetune.sublimation")
@@ -33,6 +37,7 @@ def study_builder(study: Study) -> ProcessBuilder:
         "temperature_K": study.temperature_K,
         "pressure_bar": study.pressure_bar,
         "foundation": None if study.foundation is None else find_foundation(study.foundation),
+        "sampling_model": None if study.sampling_model is None else find_foundation(study.sampling_model),
     }
     with quiet():
         builder = chain.get_builder_from_protocol(
@@ -48,6 +53,61 @@ def study_builder(study: Study) -> ProcessBuilder:
     return builder
 
 
+def _polymorphs_builder(study: PolymorphStudy) -> ProcessBuilder:
+    """Return the builder of ``mlfinetune.study``."""
+    from aiida.plugins import WorkflowFactory
+
+    chain = WorkflowFactory("mlfinetune.study")
+    overrides = dict(study.overrides)
+    for name in ("modes", "pool"):
+        if getattr(study, name) is not None:
+            overrides[name] = getattr(study, name)
+    for name in ("target", "production", "runs", "distributions", "upgrade"):
+        if getattr(study, name):
+            overrides[name] = {**overrides.get(name, {}), **getattr(study, name)}
+    models = _set_levels(overrides, study.levels)
+    programs = {"python", "i-pi", *study.codes, *chain.programs_of(study.protocol, overrides)}
+    programs |= set() if "sampling_model" in models else {"cp2k"}
+    options: dict[str, Any] = {
+        "temperature_K": study.temperature_K,
+        "pressure_bar": study.pressure_bar,
+        "foundation": None if study.foundation is None else find_foundation(study.foundation),
+        **models,
+        "sizes": study.sizes,
+        "seeds": study.seeds,
+        "experiment": study.experiment or None,
+    }
+    with quiet():
+        builder = chain.get_builder_from_protocol(
+            {name: read_crystal(source) for name, source in study.crystals.items()},
+            {program: _code(study, program) for program in sorted(programs)},
+            protocol=study.protocol,
+            overrides=overrides,
+            options=study.options,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    builder.metadata.label = study.label
+    return builder
+
+
+def _set_levels(overrides: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, MaceModelData]:
+    """Lay the levels of a study over the overrides; return the models that play the reference, or sample."""
+    models = {}
+    stages = {"sampling": ("sampling_crystal", "sampling_gas"), "reference": ("labelling",)}
+    stages["upgrade"] = ("upgrade_labelling",)
+    for name, level in levels.items():
+        own: dict[str, Any] = {"level": level}
+        if isinstance(level, Mapping) and name == "sampling":
+            models["sampling_model"] = find_foundation(str(level["model"]))
+            continue
+        if isinstance(level, Mapping):
+            models["teacher"] = find_foundation(str(level["teacher"]))
+            own = {"level": "mace", "level_overrides": {"key": f"{level['teacher']}/mace"}}
+        for stage in stages[name]:
+            overrides[stage] = {**own, **overrides.get(stage, {})}
+    return models
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hold back AiiDA's reports while the context lasts: the commands say themselves what a builder will do."""
@@ -60,8 +120,8 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def read_crystal(source: Path | str) -> StructureData:
-    """Return the crystal in a file, or the one of that name in the package.
+def read_crystal(source: Path | str | IceSpec) -> StructureData:
+    """Return the crystal in a file, the one of that name in the package, or an ice.
 
     Raises:
         StudyError: ASE cannot read the file, or the structure is not periodic in three directions.
@@ -70,8 +130,10 @@ def read_crystal(source: Path | str) -> StructureData:
     from ase.io import read
     from ase.io.formats import UnknownFileTypeError
 
-    from aiida_mlfinetune.science.crystals import build_crystal
+    from aiida_mlfinetune.science.crystals.crystals import build_crystal
 
+    if isinstance(source, IceSpec):
+        return StructureData(ase=build_ice(source))
     if isinstance(source, str):
         return StructureData(ase=build_crystal(source))
     path = source
@@ -87,7 +149,7 @@ def read_crystal(source: Path | str) -> StructureData:
     return StructureData(ase=atoms)
 
 
-def _code(study: Study, program: str) -> AbstractCode:
+def _code(study: Study | PolymorphStudy, program: str) -> AbstractCode:
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_code
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aiida_mlfinetune.data.dataset import DatasetData
-    from aiida_mlfinetune.science.levels import Level
+    from aiida_mlfinetune.science.datasets.levels import Level
 
 __all__ = ("dataset",)
 
@@ -80,8 +80,8 @@ def import_(
 
     Next: `aiida-mlfinetune dataset show PK`, then use the node as the dataset of a labelling or training.
     """
-    from aiida_mlfinetune.science.checks import check_frames
-    from aiida_mlfinetune.science.extxyz import KeyStyle, read_extxyz
+    from aiida_mlfinetune.science.datasets.checks import check_frames
+    from aiida_mlfinetune.science.datasets.extxyz import KeyStyle, read_extxyz
 
     require_profile()
     with warnings.catch_warnings(record=True) as caught:
@@ -124,7 +124,7 @@ def export(identifier: str, file: Path, style: str, key: str | None, force: bool
     Next: open FILE with ase.io.read or OVITO, train with mace_run_train, or import it elsewhere with
     `aiida-mlfinetune dataset import FILE`.
     """
-    from aiida_mlfinetune.science.extxyz import KeyStyle, write_extxyz
+    from aiida_mlfinetune.science.datasets.extxyz import KeyStyle, write_extxyz
 
     require_profile()
     node = load_dataset(identifier)
@@ -179,7 +179,7 @@ def show(identifier: str) -> None:
 def _show_quality(node: DatasetData, console: Console) -> None:
     """Print what the labels of each level tell about themselves; of many frames, only the command that does."""
     from aiida_mlfinetune.report.sections.quality import quality_rows
-    from aiida_mlfinetune.science.label_quality import assess_labels, quality_warnings
+    from aiida_mlfinetune.science.datasets.label_quality import assess_labels, quality_warnings
 
     if node.n_frames > MOST_JUDGED:
         console.print(f"Quality    of so many labels: aiida-mlfinetune dataset assess {node.pk} --level KEY")
@@ -196,7 +196,7 @@ def _show_quality(node: DatasetData, console: Console) -> None:
 
 
 def _level(key: str | None, engine: str, method: str, basis: str, energy: str, code_version: str) -> Level | None:
-    from aiida_mlfinetune.science.levels import Level
+    from aiida_mlfinetune.science.datasets.levels import Level
 
     if key is None:
         given = [name for name, value in (("--engine", engine), ("--method", method), ("--basis", basis)) if value]

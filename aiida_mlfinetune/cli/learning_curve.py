@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
-from aiida_mlfinetune.cli.study import refuse_unknown
+from aiida_mlfinetune.cli.study_file import refuse_unknown
 from aiida_mlfinetune.common.errors import StudyError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from aiida_mlfinetune.cli.model_files import export, fetch, list_, official_text
 from aiida_mlfinetune.cli.session import load_model, require_profile
 
 if TYPE_CHECKING:
-    from aiida_mlfinetune.science.model_history import ModelHistory
+    from aiida_mlfinetune.science.models.history import ModelHistory
 
 __all__ = ("model",)
 
@@ -50,7 +50,7 @@ def show(identifier: str) -> None:
     Next: name the model as the foundation of a study (`foundation: NAME` or its PK), compare it with another one
     (`aiida-mlfinetune model diff`), or give it away (`aiida-mlfinetune model export`).
     """
-    from aiida_mlfinetune.science.model_history import history_text
+    from aiida_mlfinetune.science.models.history import history_text
 
     found = _history(identifier)
     click.echo(found if isinstance(found, str) else history_text(found))
@@ -67,7 +67,7 @@ def diff(first: str, second: str) -> None:
 
     Next: evaluate both on the same frames with `mlfinetune.mace_evaluate` where the errors do not compare.
     """
-    from aiida_mlfinetune.science.model_diff import compare_models, diff_text
+    from aiida_mlfinetune.science.models.diff import compare_models, diff_text
 
     histories = [_history(identifier, frame_hashes=True) for identifier in (first, second)]
     texts = [name for name, found in zip((first, second), histories, strict=True) if isinstance(found, str)]

@@ -142,7 +142,7 @@ def _structure(source: str) -> StructureData:
     from aiida.orm import StructureData
 
     from aiida_mlfinetune.cli.build import read_crystal
-    from aiida_mlfinetune.science.crystals import CRYSTALS
+    from aiida_mlfinetune.science.crystals.crystals import CRYSTALS
 
     if source in CRYSTALS:
         return read_crystal(source)

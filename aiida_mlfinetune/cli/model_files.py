@@ -15,7 +15,7 @@ from aiida_mlfinetune.cli.session import load_model, require_profile
 if TYPE_CHECKING:
     from aiida_mlfinetune.data.fetching import Fetched
     from aiida_mlfinetune.data.model import MaceModelData
-    from aiida_mlfinetune.science.official_models import OfficialModel
+    from aiida_mlfinetune.science.models.official import OfficialModel
 
 __all__ = ("export", "fetch", "list_", "official_text", "write_export")
 
@@ -31,7 +31,7 @@ def list_() -> None:
     """
     from aiida_mlfinetune.data.fetching import OFFICIAL, records
     from aiida_mlfinetune.data.foundations import FOUNDATIONS
-    from aiida_mlfinetune.science.model_history import columns, text_of
+    from aiida_mlfinetune.science.models.history import columns, text_of
 
     rows = [("name", "method", "trained on", "elements", "licence", "here")]
     for name, foundation in FOUNDATIONS.items():
@@ -99,7 +99,7 @@ def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def official_text(model: OfficialModel, record: Fetched | None) -> str:
     """Return what is known of an official foundation before it is in the profile."""
-    from aiida_mlfinetune.science.model_history import columns
+    from aiida_mlfinetune.science.models.history import columns
 
     licence = model.licence
     use = "" if licence.commercial else ", no commercial use"
@@ -157,8 +157,8 @@ def write_export(node: MaceModelData, folder: Path, name: str) -> list[Path]:
     from aiida_mlfinetune import __version__
     from aiida_mlfinetune.data.fetching import OFFICIAL, sha256_of
     from aiida_mlfinetune.report.model_history import model_datasets, model_history
-    from aiida_mlfinetune.science.extxyz import write_extxyz
-    from aiida_mlfinetune.science.model_card import model_card
+    from aiida_mlfinetune.science.datasets.extxyz import write_extxyz
+    from aiida_mlfinetune.science.models.card import model_card
 
     folder.mkdir(parents=True, exist_ok=True)
     model_file = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.model"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiida.orm import AbstractCode, ProcessNode
 
     from aiida_mlfinetune.data.dataset import DatasetData
-    from aiida_mlfinetune.science.planning import Composition, Plan, Range
+    from aiida_mlfinetune.science.plans.labelling import Composition, Plan, Range
     from aiida_mlfinetune.workchains.labelling.pilot import Labelling
 
 __all__ = ("plan",)
@@ -82,7 +82,7 @@ def plan(
     from aiida_mlfinetune.cli.waiting import run_to_end
 
     require_profile(profile)
-    from aiida_mlfinetune.science.planning import compositions, make_plan, piloted
+    from aiida_mlfinetune.science.plans.labelling import compositions, make_plan, piloted
     from aiida_mlfinetune.workchains.labelling.pilot import (
         Labelling,
         level_notes,
@@ -153,8 +153,8 @@ def find_dataset(source: str) -> DatasetData:
 
     from aiida_mlfinetune.common.errors import StudyError
     from aiida_mlfinetune.data.dataset import DatasetData
-    from aiida_mlfinetune.science.checks import check_frames
-    from aiida_mlfinetune.science.frames import Frames
+    from aiida_mlfinetune.science.datasets.checks import check_frames
+    from aiida_mlfinetune.science.datasets.frames import Frames
 
     try:
         images = read(path, index=":")

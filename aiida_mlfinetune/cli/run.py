@@ -29,6 +29,11 @@ def run(study: Path, wait: bool, dry_run: bool, profile: str | None) -> None:
       overrides: {}               # what differs from the protocol, by the names of its inputs
       label: my ice
 
+    Several polymorphs make a study with learning curves, reweighting and a table:
+      crystals: {ice-ic: ice-ic, ice-ix: {ice: IX}, mine: my_ice.cif}
+      levels: {sampling: gfn1-xtb, reference: revpbe-d3-demo}
+      modes: [scratch, naive]     # and sizes, seeds, production, runs, upgrade, ...
+
     Next: `aiida-mlfinetune status PK`, and `aiida-mlfinetune report PK` when it is done.
     """  # noqa: D301 - click reads the control character
     from rich.console import Console

@@ -1,18 +1,26 @@
-"""A study: one YAML file that says which crystal, how, and under which conditions."""
+"""A study of one crystal: one YAML file that says which one, how, and under which conditions."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from aiida_mlfinetune.cli.study_file import (
+    mapping_of,
+    number_of,
+    read_yaml,
+    refuse_unknown,
+    relative_crystal,
+    text_of,
+)
 from aiida_mlfinetune.common.errors import StudyError
 
-__all__ = ("Study", "read_study", "refuse_unknown")
+if TYPE_CHECKING:
+    from aiida_mlfinetune.cli.polymorphs import PolymorphStudy
+
+__all__ = ("Study", "read_study")
 
 CODES = ("cp2k", "python", "i-pi")
 
@@ -28,6 +36,8 @@ class Study:
         temperature_K: temperature in K, None for that of the protocol.
         pressure_bar: pressure in bar, None for that of the protocol.
         foundation: name of the foundation model, or pk or uuid of a model node; None for that of the protocol.
+        sampling_model: the same of the model whose dynamics the frames are taken from; None for those of CP2K, unless
+            the protocol says otherwise.
         codes: full labels of the codes ``cp2k``, ``python`` and ``i-pi``.
         overrides: what differs from the protocol, by the names of the protocol's inputs.
         label: name of the run in the database.
@@ -38,6 +48,7 @@ class Study:
     temperature_K: float | None = None  # noqa: N815 - the unit is part of the name
     pressure_bar: float | None = None
     foundation: str | None = None
+    sampling_model: str | None = None
     codes: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -47,76 +58,31 @@ class Study:
         return self.codes.get(program, f"{program}@localhost")
 
 
-def read_study(path: Path) -> Study:
-    """Read and check a study file; a relative path of the crystal is relative to the file.
+def read_study(path: Path) -> Study | PolymorphStudy:
+    """Read and check a study file: of one ``crystal``, or of several ``crystals``; paths are relative to the file.
 
     Raises:
-        StudyError: not a YAML mapping, an unknown or missing key, a value of the wrong kind, or no such crystal.
+        StudyError: not a YAML mapping, an unknown, missing or repeated key, a value of the wrong kind, no such crystal.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise StudyError(f"{path} must hold keys and values, such as `crystal: ice.cif`")
-    refuse_unknown(content, [entry.name for entry in fields(Study)], str(path))
+    content = read_yaml(path)
+    if "crystals" in content:
+        from aiida_mlfinetune.cli.polymorphs import read_polymorphs
+
+        return read_polymorphs(content, path)
+    refuse_unknown(content, [*(entry.name for entry in fields(Study)), "crystals"], str(path))
     if not isinstance(content.get("crystal"), str):
-        raise StudyError(f"{path} names no crystal: add a line such as `crystal: ice.cif`")
-    crystal = _crystal(content["crystal"], path)
-    codes = _mapping(content, "codes", path)
+        raise StudyError(f"{path} names no crystal: add a line such as `crystal: ice.cif`, or a list of `crystals`")
+    crystal = relative_crystal(content["crystal"], path)
+    codes = mapping_of(content, "codes", path)
     refuse_unknown(codes, CODES, f"{path}, codes")
     return Study(
         crystal=crystal,
-        protocol=_text(content, "protocol", path),
-        temperature_K=_number(content, "temperature_K", path),
-        pressure_bar=_number(content, "pressure_bar", path),
-        foundation=_text(content, "foundation", path),
+        protocol=text_of(content, "protocol", path),
+        temperature_K=number_of(content, "temperature_K", path),
+        pressure_bar=number_of(content, "pressure_bar", path),
+        foundation=text_of(content, "foundation", path),
+        sampling_model=text_of(content, "sampling_model", path),
         codes={name: str(value) for name, value in codes.items()},
-        overrides=_mapping(content, "overrides", path),
-        label=_text(content, "label", path) or Path(crystal).stem,
+        overrides=mapping_of(content, "overrides", path),
+        label=text_of(content, "label", path) or Path(crystal).stem,
     )
-
-
-def refuse_unknown(given: Mapping[str, Any], known: list[str] | tuple[str, ...], where: str) -> None:
-    """Raise ``StudyError`` if ``given`` holds a key that is not ``known``; the message suggests the nearest one."""
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-            raise StudyError(f"{where}: unknown key {key!r}; {hint}")
-
-
-def _crystal(value: str, path: Path) -> Path | str:
-    """Return the file with the crystal, or the name of one that comes with the package."""
-    from aiida_mlfinetune.science.crystals import CRYSTALS
-
-    file = path.parent / value
-    if file.is_file():
-        return file
-    if value in CRYSTALS:
-        return value
-    raise StudyError(
-        f"{path}: there is no file {file} (a path is relative to the study file), and no crystal {value!r} in the "
-        f"package, which has {', '.join(CRYSTALS)}"
-    )
-
-
-def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:
-    value = content.get(key)
-    if value is not None and not isinstance(value, str | int):
-        raise StudyError(f"{path}: {key} must be a text, got {value!r}")
-    return None if value is None else str(value)
-
-
-def _number(content: Mapping[str, Any], key: str, path: Path) -> float | None:
-    value = content.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise StudyError(f"{path}: {key} must be a number, got {value!r}")
-    return None if value is None else float(value)
-
-
-def _mapping(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise StudyError(f"{path}: {key} must hold keys and values, got {value!r}")
-    return value

@@ -11,8 +11,8 @@ from aiida import orm
 from numpy.typing import ArrayLike, NDArray
 
 from aiida_mlfinetune.common.errors import FramesError, LabelsError
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 
 
 class DatasetData(orm.Data):

@@ -19,7 +19,7 @@ from aiida.manage.configuration.settings import AiiDAConfigDir
 
 from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.data.download import download
-from aiida_mlfinetune.science.official_models import OfficialModel, read_official_models
+from aiida_mlfinetune.science.models.official import OfficialModel, read_official_models
 
 __all__ = ("OFFICIAL", "Fetched", "fetch", "fetched_by_sha256", "fetched_file", "official_model", "records")
 

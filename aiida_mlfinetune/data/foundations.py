@@ -23,8 +23,8 @@ from aiida_mlfinetune.common.jsonable import plain_json
 from aiida_mlfinetune.data.fetching import OFFICIAL, fetched_by_sha256, fetched_file
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.programs.mace_passport import describe_model
-from aiida_mlfinetune.science.official_models import OfficialModel
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.official import OfficialModel
+from aiida_mlfinetune.science.models.passport import Passport
 
 FOLDER = Path(aiida_mlfinetune.__file__).parent / "foundations"
 

@@ -12,7 +12,7 @@ from typing import Any
 from aiida import orm
 
 from aiida_mlfinetune.common.errors import ModelError
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.passport import Passport
 
 
 class MaceModelData(orm.Data):

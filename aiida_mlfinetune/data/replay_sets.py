@@ -15,8 +15,8 @@ from aiida import orm
 from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import FOLDER
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Level
 
 
 def available_replay_sets(folder: Path = FOLDER) -> list[str]:

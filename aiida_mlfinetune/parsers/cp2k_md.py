@@ -13,8 +13,8 @@ from aiida_mlfinetune.calculations.cp2k_input import level_metadata
 from aiida_mlfinetune.calculations.cp2k_md import Cp2kMdCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw import cp2k_output as raw
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels
 
 LARGEST_UNCONVERGED_SHARE = 0.1
 EXPLODED_TEMPERATURE_FACTOR = 20.0

@@ -16,17 +16,19 @@ from aiida_mlfinetune.calculations.mace_evaluate import describe_baseline
 from aiida_mlfinetune.common.units import BAR_EV_A3
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw import ipi_output as raw
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
-from aiida_mlfinetune.science.levels import Labels
-from aiida_mlfinetune.science.model_levels import model_level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.models.levels import model_level
 
-EXPLODED_TEMPERATURE_FACTOR = 20.0
-EXPLODED_TEMPERATURE_K = 5000.0
-"""A run whose temperature passes both, 20 times that of the thermostat and 5000 K, has exploded."""
 COLUMN_SIZES = {"cell_h{ase}": 6, "virial_md{ase}": 6}
-COLUMNS = tuple((name, COLUMN_SIZES.get(name, 1)) for name in ipi_input.PROPERTIES)
 LAST_LINES = 5
+
+
+def columns(n_beads: int) -> tuple[tuple[str, int], ...]:
+    """Return name and number of columns of every property that a run with ``n_beads`` prints."""
+    sizes = {**COLUMN_SIZES, "bead_potentials{ase}": n_beads}
+    return tuple((name, sizes.get(name, 1)) for name in ipi_input.printed_properties(n_beads))
 
 
 class IpiParser(Parser):
@@ -40,7 +42,7 @@ class IpiParser(Parser):
         parameters: dict[str, Any] = {"n_steps": self.settings.n_steps, **self._ending()}
         problem: ExitCode | None = None
         try:
-            table = raw.parse_properties(self._text(IpiCalculation.PROPERTIES_FILENAME), COLUMNS)
+            table = raw.parse_properties(self._text(IpiCalculation.PROPERTIES_FILENAME), columns(self.settings.n_beads))
         except (OSError, ValueError) as error:
             table = {}
             if not isinstance(error, OSError):
@@ -56,6 +58,8 @@ class IpiParser(Parser):
             else:
                 if trajectory is not None:
                     self.out("trajectory", trajectory)
+        if (last := self._last_sane()) is not None:
+            self.out("last_sane", last)
         self.out("output_parameters", orm.Dict(parameters))
         return self._exit_code(parameters, problem)
 
@@ -82,7 +86,7 @@ class IpiParser(Parser):
 
     def _sane(self, table: dict[str, raw.FloatArray]) -> np.ndarray:
         """Return (n,) whether each row lies before the first that is out of bounds."""
-        limit = max(EXPLODED_TEMPERATURE_FACTOR * self.settings.temperature_K, EXPLODED_TEMPERATURE_K)
+        limit = self.settings.max_temperature_K
         temperatures, energies = table["temperature{ase}"], table["potential{ase}"]
         with np.errstate(invalid="ignore"):
             good = np.isfinite(energies) & np.isfinite(temperatures) & (temperatures < limit)
@@ -92,6 +96,14 @@ class IpiParser(Parser):
         """Return the table in our names and units; what needs a cell is NaN without one."""
         blank = 1.0 if self.frame.periodic else np.nan
         cells = self.frame.cells_out(_upper(table["cell_h{ase}"]))
+        path_integral = self.settings.n_beads > 1
+        further = {}
+        if path_integral:
+            further["kinetic_cv_eV"] = table["kinetic_cv{ase}"]
+            further["bead_potentials_eV"] = table["bead_potentials{ase}"]
+        if self.settings.ensemble.has_barostat:
+            further["cell_kinetic_energy_eV"] = self._cell_kinetic(table["step"])
+        pressure = table["pressure_cv{ase}" if path_integral else "pressure_md{ase}"]
         return orm.ArrayData(
             {
                 "step": table["step"].astype(np.int64),
@@ -101,45 +113,59 @@ class IpiParser(Parser):
                 "temperature_K": table["temperature{ase}"],
                 "conserved_eV": table["conserved{ase}"],
                 "volume_A3": table["volume{ase}"] * blank,
-                "pressure_bar": table["pressure_md{ase}"] / BAR_EV_A3 * blank,
+                "pressure_bar": pressure / BAR_EV_A3 * blank,
                 "cell_A": cells * blank,
+                **further,
             }
         )
 
+    def _cell_kinetic(self, steps: raw.FloatArray) -> np.ndarray:
+        """Return the kinetic energy of the cell (n,) in eV at the steps, NaN where the driver wrote none."""
+        known = raw.parse_cell_motion(self._text(IpiCalculation.CELL_FILENAME, missing=""))
+        return np.array([known.get(int(step), np.nan) for step in steps])
+
     def _trajectory(self, table: dict[str, raw.FloatArray]) -> DatasetData | None:
         """Return the frames that are complete and sane, with their labels."""
-        if IpiCalculation.POSITIONS_FILENAME not in self.names:
+        n_beads = self.settings.n_beads
+        if ipi_input.bead_filenames(IpiCalculation.POSITIONS, n_beads)[0] not in self.names:
             return None
-        positions = raw.read_trajectory(self._bytes(IpiCalculation.POSITIONS_FILENAME))
         rows_of = {int(table["step"][row]): int(row) for row in np.flatnonzero(self._sane(table))}
-        kept = np.array([i for i, step in enumerate(positions.steps) if int(step) in rows_of], dtype=np.int64)
-        forces: np.ndarray | None = None
+        printed = {"positions": self._beads(IpiCalculation.POSITIONS)}
         if self.settings.print_forces:
-            printed = raw.read_trajectory(self._bytes(IpiCalculation.FORCES_FILENAME))
-            place = {int(step): i for i, step in enumerate(printed.steps)}
-            kept = np.array([i for i in kept if int(positions.steps[i]) in place], dtype=np.int64)
-            if kept.size:
-                order = [place[int(step)] for step in positions.steps[kept]]
-                forces = self.frame.vectors_out(printed.values[order]).reshape(-1, 3)
-        if not kept.size:
+            printed["forces"] = self._beads(IpiCalculation.FORCES)
+        steps = [int(step) for step in printed["positions"][0].steps if int(step) in rows_of]
+        for trajectory in (one for beads in printed.values() for one in beads):
+            there = set(trajectory.steps.tolist())
+            steps = [step for step in steps if step in there]
+        if not steps:
             return None
-        rows = np.array([rows_of[int(step)] for step in positions.steps[kept]], dtype=np.int64)
-        n, atoms = len(kept), self.node.inputs.structure.get_ase()
-        if positions.values.shape[1] != len(atoms):
-            raise ValueError(f"frames of {positions.values.shape[1]} atoms, but the structure has {len(atoms)}")
+        rows = np.array([rows_of[step] for step in steps], dtype=np.int64)
+        atoms = self.node.inputs.structure.get_ase()
+        values = {name: self._at_steps(beads, steps, len(atoms)) for name, beads in printed.items()}
+        first = printed["positions"][0]
+        place = {int(step): i for i, step in enumerate(first.steps)}
+        cells = self.frame.cells_out(first.cells[[place[step] for step in steps]])
+        n = len(steps) * n_beads
         frames = Frames(
             numbers=np.tile(atoms.numbers, n).astype(np.int16),
-            positions=self.frame.vectors_out(positions.values[kept]).reshape(-1, 3),
+            positions=values["positions"],
             offsets=np.arange(n + 1, dtype=np.int64) * len(atoms),
-            cells=self.frame.cells_out(positions.cells[kept]),
+            cells=np.repeat(cells, n_beads, axis=0),
             pbc=np.full((n, 3), self.frame.periodic),
-            steps=positions.steps[kept],
+            steps=np.repeat(np.array(steps, dtype=np.int64), n_beads),
             source_index=np.zeros(n, dtype=np.int64),
             sources=(self.node.uuid,),
         )
+        energies = table["potential{ase}" if n_beads == 1 else "bead_potentials{ase}"][rows].ravel()
         stress = None
-        if self.frame.periodic:
+        if self.frame.periodic and n_beads == 1:
             stress = -self.frame.tensors_out(_symmetric(table["virial_md{ase}"][rows]))
+        return self._labelled(frames, energies, values.get("forces"), stress)
+
+    def _labelled(
+        self, frames: Frames, energies: np.ndarray, forces: np.ndarray | None, stress: np.ndarray | None
+    ) -> DatasetData:
+        """Return frames with labels at the level of the model."""
         passport = self.node.inputs.model.passport
         level = model_level(
             passport.sha256,
@@ -150,8 +176,45 @@ class IpiParser(Parser):
                 self.node.inputs.model, self.node.inputs.baseline if "baseline" in self.node.inputs else None
             ),
         )
-        labels = Labels.build(level, frames.offsets, table["potential{ase}"][rows], forces, stress)
+        labels = Labels.build(level, frames.offsets, energies, forces, stress)
         return DatasetData(frames.with_labels(labels), level_sources={level.key: [self.node.uuid]})
+
+    def _last_sane(self) -> DatasetData | None:
+        """Return the last configurations before an explosion, as the driver kept them."""
+        stop = self._text(IpiCalculation.STOP_FILENAME, missing="")
+        last = json.loads(stop).get("last") if stop else None
+        if last is None:
+            return None
+        numbers = self.node.inputs.structure.get_ase().numbers
+        cells = np.array(last["cells"], dtype=np.float64)
+        n = len(cells)
+        frames = Frames(
+            numbers=np.tile(numbers, n).astype(np.int16),
+            positions=self.frame.vectors_out(np.array(last["positions"], dtype=np.float64)).reshape(-1, 3),
+            offsets=np.arange(n + 1, dtype=np.int64) * len(numbers),
+            cells=self.frame.cells_out(np.swapaxes(cells, -1, -2)),
+            pbc=np.full((n, 3), self.frame.periodic),
+            steps=np.full(n, -1, dtype=np.int64),
+            source_index=np.zeros(n, dtype=np.int64),
+            sources=(self.node.uuid,),
+        )
+        forces = self.frame.vectors_out(np.array(last["forces"], dtype=np.float64)).reshape(-1, 3)
+        return self._labelled(frames, np.array(last["energies"], dtype=np.float64), forces, None)
+
+    def _beads(self, name: str) -> list[raw.BinaryTrajectory]:
+        """Return the trajectories of all beads."""
+        files = ipi_input.bead_filenames(name, self.settings.n_beads)
+        return [raw.read_trajectory(self._bytes(file)) for file in files]
+
+    def _at_steps(self, beads: list[raw.BinaryTrajectory], steps: list[int], n_atoms: int) -> np.ndarray:
+        """Return vectors (steps x beads x atoms, 3) of the steps, turned back; beads of a step follow each other."""
+        chosen = []
+        for trajectory in beads:
+            if trajectory.values.shape[1] != n_atoms:
+                raise ValueError(f"frames of {trajectory.values.shape[1]} atoms, but the structure has {n_atoms}")
+            place = {int(step): i for i, step in enumerate(trajectory.steps)}
+            chosen.append(trajectory.values[[place[step] for step in steps]])
+        return self.frame.vectors_out(np.stack(chosen, axis=1)).reshape(-1, 3)
 
     def _exit_code(self, parameters: dict[str, Any], problem: ExitCode | None) -> ExitCode | None:
         """Return what is wrong with the run."""

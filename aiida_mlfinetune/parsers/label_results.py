@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import FloatArray, Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import FloatArray, Labels, Level
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from aiida.parsers import Parser
 
 from aiida_mlfinetune.calculations.mace_descriptors import MaceDescriptorsCalculation
 from aiida_mlfinetune.common.errors import FramesError
-from aiida_mlfinetune.science.replay import FrameDescriptors
+from aiida_mlfinetune.science.training.replay import FrameDescriptors
 
 
 class MaceDescriptorsParser(Parser):

@@ -13,7 +13,7 @@ from aiida.parsers import Parser
 from aiida_mlfinetune.calculations.mace_evaluate import MaceEvaluateCalculation, level_of
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.levels import Labels
 
 
 class MaceEvaluateParser(Parser):

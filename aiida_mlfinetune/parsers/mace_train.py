@@ -19,15 +19,15 @@ from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.parsers.raw.mace_log import parse_loss_curve
-from aiida_mlfinetune.science.atomic_energies import describe_rank, estimate_atomic_energies
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
-from aiida_mlfinetune.science.metrics import label_errors
-from aiida_mlfinetune.science.model_levels import model_level
-from aiida_mlfinetune.science.passport import Passport
-from aiida_mlfinetune.science.training_heads import HEAD, REPLAY_HEAD, HeadSets, head_levels
-from aiida_mlfinetune.science.training_input import all_elements, e0s_of_head, foundation_head
-from aiida_mlfinetune.science.training_record import expected_record, record_differences
+from aiida_mlfinetune.science.datasets.atomic_energies import describe_rank, estimate_atomic_energies
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
+from aiida_mlfinetune.science.models.levels import model_level
+from aiida_mlfinetune.science.models.metrics import label_errors
+from aiida_mlfinetune.science.models.passport import Passport
+from aiida_mlfinetune.science.training.heads import HEAD, REPLAY_HEAD, HeadSets, head_levels
+from aiida_mlfinetune.science.training.inputs import all_elements, e0s_of_head, foundation_head
+from aiida_mlfinetune.science.training.record import expected_record, record_differences
 
 E0_TOLERANCE = {"float64": 1e-9, "float32": 1e-6}
 """Allowed relative difference between a reference energy asked for and the one in the file, by its precision."""

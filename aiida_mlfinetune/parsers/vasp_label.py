@@ -13,7 +13,7 @@ from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.label_results import FrameFailure, FrameLabel, failures, labelled_dataset
 from aiida_mlfinetune.parsers.raw.vasp_misc import misc_complaint, misc_energy, misc_forces, misc_stress
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 
 MISC = "misc_"
 NO_RUN = FrameFailure("no VASP run was started for this frame", retry=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -82,6 +84,45 @@ def plot_density(
             ax.axhspan(mean - error, mean + error, color=PALETTE[1], alpha=0.2, linewidth=0)
     ax.set_xlabel("time / ps")
     ax.set_ylabel("density / (g/cm³)")
+    add_legend(ax)
+    return ax
+
+
+def plot_densities(ax: Axes, runs: Mapping[str, tuple[FloatArray, FloatArray]]) -> Axes:
+    """Plot the running means of the densities of several runs.
+
+    Args:
+        ax: to draw on.
+        runs: by name, time (n,) in fs and density (n,) in g/cm^3.
+    """
+    for number, (name, (time_fs, values)) in enumerate(runs.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        time = np.asarray(time_fs) / FS_PER_PS
+        ax.plot(time, values, color=colour, linewidth=0.6, alpha=0.35)
+        ax.plot(time, running_mean(values), color=colour, linewidth=1.5, label=name)
+    ax.set_xlabel("time / ps")
+    ax.set_ylabel("density / (g/cm³)")
+    add_legend(ax)
+    return ax
+
+
+def plot_levels(ax: Axes, values: Mapping[str, tuple[float, float]], label: str, measured: float | None = None) -> Axes:
+    """Plot one quantity at several levels with its standard errors, and what was measured as a line.
+
+    Args:
+        ax: to draw on.
+        values: by level, value and standard error (infinite where unknown).
+        label: of the vertical axis, with its unit.
+        measured: the experiment's value.
+    """
+    for number, (value, error) in enumerate(values.values()):
+        bar = error if np.isfinite(error) else 0.0
+        ax.errorbar([number], [value], yerr=[bar], fmt="o", color=PALETTE[number % len(PALETTE)], capsize=3)
+    if measured is not None:
+        ax.axhline(measured, color=INK, linewidth=1.0, linestyle="--", label="experiment")
+    ax.set_xticks(range(len(values)), list(values))
+    ax.set_xlim(-0.5, len(values) - 0.5)
+    ax.set_ylabel(label)
     add_legend(ax)
     return ax
 

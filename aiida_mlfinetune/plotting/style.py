@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -38,9 +40,21 @@ RC: Final[dict[str, Any]] = {
 }
 
 
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw with the settings of this module alone, whatever a user's file or an import has set before.
+
+    MACE, for one, changes the size of all text when it is imported: the same report would not be the same page.
+    """
+    with rc_context():
+        rcdefaults()
+        rcParams.update(RC)
+        yield
+
+
 def new_figure(n_columns: int = 1, width: float = 4.4, height: float = 2.9) -> tuple[Figure, list[Axes]]:
     """Return a figure with ``n_columns`` axes side by side, each ``width`` by ``height`` inches."""
-    with rc_context(RC):
+    with look():
         figure = Figure(figsize=(width * n_columns, height), layout="constrained")
         axes = [figure.add_subplot(1, n_columns, column + 1) for column in range(n_columns)]
     return figure, axes
@@ -67,7 +81,7 @@ def to_svg(figure: Figure, name: str) -> str:
         figure: as made by ``new_figure``.
         name: unique on the page; it keeps the identifiers of several figures apart.
     """
-    with rc_context(RC):
+    with look():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

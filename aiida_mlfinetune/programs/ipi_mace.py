@@ -3,7 +3,11 @@
 Stand-alone: needs numpy, torch, MACE and i-PI only. The one parameter is ``settings``, the name of a JSON file with
 ``model`` (file), ``numbers`` (atomic numbers), ``pbc``, ``head``, ``dtype``, ``device``, ``enable_cueq``, ``skin_A``,
 ``min_distance_A``, ``max_force_eV_A``, ``max_displacement_A``, ``reference_volume_A3`` and ``volume_factor_limits``.
-With ``baseline`` (``model`` and ``head``) the potential is the sum of both models, one pass each.
+With ``baseline`` (``model`` and ``head``) the potential is the sum of both models, one pass each. Beads of ring
+polymers come in ``n_batches`` (1) equal batches a step, always in the same order. With ``max_temperature_K``,
+``masses`` (atomic mass units) and ``timestep_fs``, the motion of the centroids is watched too. With ``cell_motion``
+(``first_step``, ``stride``, ``tau_fs``, ``temperature_K``, ``n_atoms`` and ``isotropic``) the kinetic energy of a cell
+under a barostat is written to ``driver_cell.txt``, which i-PI does not print.
 
 Where the time goes in MACE's own calculator, and what is done here:
 
@@ -11,11 +15,16 @@ Where the time goes in MACE's own calculator, and what is done here:
   every step, so that the model sees just the edges that it would see after a new search (``PairList``).
 - Forces and virial come from the derivative of the energy by the edge vectors, in one backward pass (for the
   architectures where nothing else depends on positions; others go through MACE's own virials).
+- Messages are summed over the edges of an atom as products of small matrices, where the features of the senders are
+  scalars, instead of being written out for every edge; in the first interaction, where they are known by the element,
+  before they are as many as the channels (``FusedConvolution``).
 - TorchScript is not specialised to numbers of edges, which change at every step.
 - Freed memory is kept by the process instead of given back at each step (``keep_freed_memory``).
 
-A run that cannot go on sensibly (atoms too close, forces beyond bounds, energies that are no numbers, a cell that
-collapses or evaporates) writes the reason to ``driver_stop.json`` and asks i-PI for a clean stop.
+A run that cannot go on sensibly (atoms too close, forces or temperature beyond bounds, energies that are no numbers, a
+cell that collapses or evaporates) writes the reason to ``driver_stop.json`` and asks i-PI for a clean stop. With it go
+the last configurations that were sane (``last``: ``cells``, ``positions``, ``energies`` and ``forces``, in eV and
+angstrom and in i-PI's frame).
 """
 
 from __future__ import annotations
@@ -33,7 +42,7 @@ import mace  # noqa: F401 - first, as it makes torch read the tables of e3nn
 import numpy as np
 import torch
 from ipi.utils.softexit import softexit
-from ipi.utils.units import unit_to_internal
+from ipi.utils.units import Constants, unit_to_internal, unit_to_user
 from mace.data.neighborhood import get_neighborhood
 from mace.tools import torch_tools
 
@@ -41,6 +50,7 @@ __DRIVER_NAME__ = "ipi_mace"
 __DRIVER_CLASS__ = "MaceDriver"
 
 STOP_FILENAME = "driver_stop.json"
+CELL_FILENAME = "driver_cell.txt"
 EDGE_ARCHITECTURES = ("MACE", "ScaleShiftMACE")
 """Models whose energy depends on positions through the edge vectors alone."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -72,13 +82,158 @@ def with_cuequivariance(model: Any, device: str) -> Any:
     return run(model, device=device).to(device)
 
 
+class FusedConvolution(torch.nn.Module):
+    """The sum over edges of e3nn's product of features and spherical harmonics, for features that are scalars.
+
+    With features x of the sender j, weights w^p and harmonics Y of every edge, the message of channel u and path p is
+    m_iu = c_p sum_e w_eu^p x_ju Y_e. MACE writes out each term, an array (edges, channels, 9) for l up to 2, which
+    costs memory traffic rather than arithmetic. Here the edges of an atom are rows of a matrix, and the sum is a
+    product of matrices; it goes into MACE where its own fused kernels go (``conv_fusion``).
+
+    The last layer of the network that makes the weights is linear, w^p = h W^p (``mixing``, with c_p in it), so that h,
+    some tens of numbers an edge, is handed over instead of w. Where x_j depends on the element s of the sender alone,
+    as it does in the first interaction, m_iu = sum_sk x_su W_ku^p sum_(e from s) h_ek Y_e, and no array of edges and
+    channels is left (``know_elements``).
+
+    Attributes:
+        mixing: (paths, hidden, channels), None for weights that come whole.
+    """
+
+    def __init__(self, product: Any, last: Any = None) -> None:
+        super().__init__()
+        self.slices = [
+            (product.irreps_in2.slices()[path.i_in2], product.irreps_in2[path.i_in2].ir.dim)
+            for path in product.instructions
+        ]
+        self.channels = product.irreps_in1[0].mul
+        ones = [torch.ones(1, irreps.dim, dtype=torch.float64) for irreps in (product.irreps_in1, product.irreps_in2)]
+        weights = torch.ones(1, product.weight_numel, dtype=torch.float64)
+        found = product.to("cpu", torch.float64)(*ones, weights)[0]
+        self.factors = [float(found[part][0]) for part in product.irreps_out.slices()]
+        self.mixing: torch.Tensor | None = None
+        if last is not None:
+            whole = last(torch.eye(last.h_in, dtype=last.weight.dtype, device=last.weight.device)).detach()
+            by_path = whole.view(last.h_in, len(self.slices), self.channels).unbind(1)
+            self.mixing = torch.stack([part * factor for part, factor in zip(by_path, self.factors, strict=True)])
+        self._elements: torch.Tensor | None = None
+        self._examples = torch.empty(0, dtype=torch.int64)
+
+    @staticmethod
+    def suits(product: Any) -> bool:
+        """Return whether a product is of scalars of the sender and one path for each block of the output."""
+        inputs, outputs = getattr(product, "irreps_in1", ()), getattr(product, "irreps_out", ())
+        return (
+            len(inputs) == 1
+            and inputs[0].ir.l == 0
+            and len(outputs) == len(product.instructions)
+            and all(path.i_out == number for number, path in enumerate(product.instructions))
+            and all(path.connection_mode == "uvu" and path.has_weight for path in product.instructions)
+            and all(product.irreps_in2[path.i_in2].mul == 1 for path in product.instructions)
+            and all(
+                out.ir.dim == product.irreps_in2[path.i_in2].ir.dim
+                for out, path in zip(outputs, product.instructions, strict=True)
+            )
+        )
+
+    def know_elements(self, elements: torch.Tensor, examples: torch.Tensor) -> bool:
+        """Let the features of an atom be those of its element; return whether that saves anything.
+
+        Args:
+            elements: (atoms,) number of the element of each atom.
+            examples: (elements,) an atom of each element.
+        """
+        if self.mixing is None or len(examples) * self.mixing.shape[1] > self.channels * len(self.slices):
+            return False
+        self._elements, self._examples = elements, examples
+        return True
+
+    def forward(self, features: Any, harmonics: Any, weights: Any, edges: Any) -> Any:
+        """Return (atoms, outputs).
+
+        Args:
+            features: (atoms, channels).
+            harmonics: (edges, harmonics).
+            weights: (edges, hidden), or (edges, paths x channels) without ``mixing``.
+            edges: (2, edges) senders and receivers.
+        """
+        n_atoms, n_elements = features.shape[0], max(1, len(self._examples))
+        groups = edges[1] if self._elements is None else edges[1] * n_elements + self._elements[edges[0]]
+        rows, longest = _rows(groups, n_atoms * n_elements)
+        shape = (n_atoms * n_elements, longest, -1)
+        sphere = _padded(harmonics, rows, shape).transpose(1, 2)
+        padded = _padded(weights, rows, shape)
+        if self._elements is None:
+            senders = edges.new_zeros(n_atoms * longest).index_copy(0, rows, edges[0])
+            parts = self._by_senders(features.index_select(0, senders), sphere, padded)
+        else:
+            summed = torch.bmm(sphere, padded).view(n_atoms, n_elements, sphere.shape[1], -1)
+            parts = self._by_elements(features.index_select(0, self._examples), summed)
+        return torch.cat([part.transpose(1, 2).reshape(n_atoms, -1) for part in parts], dim=1)
+
+    def _by_senders(self, features: Any, sphere: Any, weights: Any) -> list[Any]:
+        """Return (atoms, 2l + 1, channels) by path from features of the sender, harmonics and weights of each edge."""
+        parts = []
+        features = features.view(*weights.shape[:2], self.channels)
+        for path, (part, _) in enumerate(self.slices):
+            if self.mixing is None:
+                own = weights[:, :, path * self.channels : (path + 1) * self.channels] * self.factors[path]
+            else:
+                own = weights @ self.mixing[path]
+            parts.append(torch.bmm(sphere[:, part], own * features))
+        return parts
+
+    def _by_elements(self, features: Any, summed: Any) -> list[Any]:
+        """Return (atoms, 2l + 1, channels) by path from features of elements and sums (atoms, elements, 9, hidden)."""
+        parts = []
+        n_atoms = len(summed)
+        for path, (part, width) in enumerate(self.slices):
+            mixing = (features[:, None] * self.mixing[path]).view(-1, self.channels)
+            own = summed[:, :, part].transpose(1, 2).reshape(n_atoms * width, -1)
+            parts.append((own @ mixing).view(n_atoms, width, -1))
+        return parts
+
+
+def _rows(groups: torch.Tensor, n_groups: int) -> tuple[torch.Tensor, int]:
+    """Return where each edge goes in a table in which every group has as many rows as the largest, and that number."""
+    order = torch.argsort(groups, stable=True)
+    counts = torch.bincount(groups, minlength=n_groups)
+    longest = max(1, int(counts.max()))
+    ordered = groups[order]
+    rank = torch.arange(len(order), device=order.device) - (torch.cumsum(counts, 0) - counts)[ordered]
+    return torch.empty_like(order).index_copy(0, order, ordered * longest + rank), longest
+
+
+def _padded(values: torch.Tensor, rows: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    table = values.new_zeros((shape[0] * shape[1], values.shape[1])).index_copy(0, rows, values)
+    return table.view(shape[0], shape[1], values.shape[1])
+
+
+def fuse_convolutions(model: Any) -> int:
+    """Put ``FusedConvolution`` in the place of all of a model's convolutions that it suits; return their number."""
+    fused = 0
+    for interaction in getattr(model, "interactions", ()):
+        product = getattr(interaction, "conv_tp", None)
+        if product is None or hasattr(interaction, "conv_fusion") or not FusedConvolution.suits(product):
+            continue
+        radial, last = interaction.conv_tp_weights, None
+        if type(radial).__name__ == "FullyConnectedNet" and radial[-1].act is None:
+            *hidden, last = radial
+            interaction.conv_tp_weights = torch.nn.Sequential(*hidden)
+        interaction.conv_tp = FusedConvolution(product, last)
+        interaction.conv_fusion = True
+        fused += 1
+    return fused
+
+
 class PairList:
     """All pairs that may be closer than ``cutoff``, searched again only when one may have been missed.
 
     Let h0 and r0 be cell (rows are vectors) and positions at the search, F = h0^-1 h the deformation since, and
     u_i = r_i - r0_i F. A pair with vector d0 now has d = d0 F + u_j - u_i, so that |d| >= |d0| s - 2 max|u|, where s is
     the smallest singular value of F. Pairs left out had |d0| > cutoff + skin: none of them has come closer than the
-    cutoff while (cutoff + skin) s - 2 max|u| >= cutoff. Positions may lie outside the cell.
+    cutoff while (cutoff + skin) s - 2 max|u| >= cutoff. Positions may lie outside the cell. Pairs come sorted, so that
+    forces do not depend on when the last search was, not even by rounding: a run at constant energy is restarted to the
+    bit, others up to rounding in i-PI's own thermostats and barostats.
 
     Attributes:
         index: (2, m) senders and receivers.
@@ -120,7 +275,8 @@ class PairList:
     def _search(self, positions: np.ndarray, cell: np.ndarray) -> None:
         reach = self.cutoff + self.skin
         index, _, images, _ = get_neighborhood(positions, reach, pbc=self.pbc, cell=cell.copy())
-        self.index, self.images = index.astype(np.int64), images.astype(np.float64)
+        order = np.lexsort((*images.T, index[1], index[0]))  # the same sums, whenever the last search was
+        self.index, self.images = index[:, order].astype(np.int64), images[order].astype(np.float64)
         self._positions, self._cell = positions.copy(), cell.copy()
         if any(self.pbc):
             self._inverse = np.linalg.inv(cell)
@@ -151,6 +307,8 @@ class MacePotential:
         self.model = torch.load(model, map_location=self.device, weights_only=False).to(self.dtype)
         if enable_cueq:
             self.model = with_cuequivariance(self.model, device)
+        else:
+            fuse_convolutions(self.model)
         self.model = self.model.eval()
         for parameter in self.model.parameters():
             parameter.requires_grad = False
@@ -163,6 +321,8 @@ class MacePotential:
         self.by_edges = type(self.model).__name__ in EDGE_ARCHITECTURES and "compute_edge_forces" in accepts
         self.lists: list[PairList] = []
         self.shortest = np.inf
+        _, examples, elements = np.unique(numbers, return_index=True, return_inverse=True)
+        self._elements = torch.from_numpy(elements).to(self.device), torch.from_numpy(examples).to(self.device)
         self._fixed: dict[int, dict[str, torch.Tensor]] = {}
 
     def _head_number(self, head: str | None) -> int:
@@ -181,21 +341,22 @@ class MacePotential:
         return torch.nn.functional.one_hot(columns, len(known)).to(self.dtype)
 
     def compute(
-        self, cells: list[np.ndarray], positions: list[np.ndarray]
+        self, cells: list[np.ndarray], positions: list[np.ndarray], first: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evaluate configurations in one pass.
 
         Args:
             cells: k matrices (3, 3) whose rows are the cell vectors, angstrom.
             positions: k arrays (n, 3), angstrom.
+            first: number of the first bead, by which its list of pairs is found again.
 
         Returns:
             energies (k,) in eV, forces (k, n, 3) in eV/A, and virials -dE/d(strain) (k, 3, 3) in eV.
         """
         n_beads, n_atoms = len(positions), len(positions[0])
-        while len(self.lists) < n_beads:
+        while len(self.lists) < first + n_beads:
             self.lists.append(PairList(self.r_max, self.skin, self.pbc))
-        found = [self.lists[i].edges(positions[i], cells[i]) for i in range(n_beads)]
+        found = [self.lists[first + i].edges(positions[i], cells[i]) for i in range(n_beads)]
         self.shortest = min((float(lengths.min()) for *_, lengths in found if len(lengths)), default=np.inf)
         index = np.concatenate([edges + i * n_atoms for i, (edges, *_) in enumerate(found)], axis=1)
         data = {
@@ -204,12 +365,20 @@ class MacePotential:
             "edge_index": torch.from_numpy(np.ascontiguousarray(index)).to(self.device),
         }
         if self.by_edges:
+            self._tell_elements(n_beads)
             vectors = np.concatenate([own for _, _, own, _ in found])
             energy, forces, virials = self._by_edges(data, vectors, index, n_atoms)
         else:
             images = np.concatenate([own for _, own, _, _ in found])
             energy, forces, virials = self._by_strain(data, np.concatenate(positions), images)
         return energy, forces.reshape(n_beads, n_atoms, 3), virials
+
+    def _tell_elements(self, n_beads: int) -> None:
+        """Tell the first interaction the elements of all atoms: nothing else is known of an atom there."""
+        first = getattr(self.model.interactions[0], "conv_tp", None)
+        if isinstance(first, FusedConvolution) and not hasattr(self.model, "joint_embedding"):
+            elements, examples = self._elements
+            first.know_elements(elements.repeat(n_beads), examples)
 
     def _by_edges(
         self, data: dict[str, torch.Tensor], vectors: np.ndarray, index: np.ndarray, n_atoms: int
@@ -271,12 +440,89 @@ class SumPotential:
         return min(part.shortest for part in self.parts)
 
     def compute(
-        self, cells: list[np.ndarray], positions: list[np.ndarray]
+        self, cells: list[np.ndarray], positions: list[np.ndarray], first: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the sums of what ``MacePotential.compute`` returns, each part evaluated once."""
-        results = [part.compute(cells, positions) for part in self.parts]
+        results = [part.compute(cells, positions, first) for part in self.parts]
         energies, forces, virials = (np.sum(values, axis=0) for values in zip(*results, strict=True))
         return energies, forces, virials
+
+
+class CentroidTemperature:
+    """The temperature of the centroids from how far they move in a step: T = sum m (dr/dt)^2 / (3 N k).
+
+    Cells that move add to it what they carry the atoms along, which is little beside what ends a run.
+    """
+
+    def __init__(self, limit: float | None, masses: list[float] | None, timestep_fs: float | None) -> None:
+        self.limit = limit
+        if limit is None or masses is None or timestep_fs is None:
+            self.limit = None
+            return
+        dalton, step = unit_to_internal("mass", "dalton", 1.0), unit_to_internal("time", "femtosecond", timestep_fs)
+        kelvin = unit_to_user("temperature", "kelvin", 1.0) / Constants.kb
+        scale = unit_to_internal("length", "ase", 1.0) / step
+        self.weights = np.array(masses)[:, None] * dalton * scale**2 * kelvin / (3 * len(masses))
+        self._sum, self._beads = 0.0, 0
+        self._before: np.ndarray | None = None
+
+    def beyond(self, positions: list[np.ndarray], *, last: bool) -> float | None:
+        """Return the temperature (K) if it is above the limit; ``last`` says that all beads of a step are there."""
+        if self.limit is None:
+            return None
+        self._sum, self._beads = self._sum + np.sum(positions, axis=0), self._beads + len(positions)
+        if not last:
+            return None
+        centroids, before = self._sum / self._beads, self._before
+        self._sum, self._beads, self._before = 0.0, 0, centroids
+        if before is None:
+            return None
+        temperature = float((self.weights * (centroids - before) ** 2).sum())
+        return temperature if temperature > self.limit else None
+
+
+class CellMotion:
+    """The kinetic energy of the cell under i-PI's barostats, from how it changes in a step.
+
+    In a step i-PI turns the cell h (columns are vectors) into exp(v dt) h with one rate v: a number under an isotropic
+    barostat of the mass W = 3 N tau^2 k T, an upper triangular matrix under a flexible one of W = N tau^2 k T. The
+    energy is the sum of W v^2 / 2 over its 1 or 6 components, that of the middle of the step. All beads share it.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        stride: int,
+        timestep_fs: float,
+        tau_fs: float,
+        temperature_K: float,  # noqa: N803 - the unit
+        n_atoms: int,
+        isotropic: bool,
+    ) -> None:
+        self.step, self.stride, self.isotropic = first_step - 1, stride, isotropic
+        boltzmann = Constants.kb / unit_to_internal("energy", "ase", 1.0) * unit_to_internal("temperature", "kelvin", 1)
+        factor = 3 if isotropic else 1
+        self.scale = 0.5 * boltzmann * temperature_K * factor * n_atoms * (tau_fs / timestep_fs) ** 2
+        self.before: np.ndarray | None = None
+        self.path = Path(CELL_FILENAME)
+        self.path.write_text("# step, kinetic energy of the cell in eV\n", encoding="utf-8")
+
+    def add(self, cell: np.ndarray) -> None:
+        """Take the cell (rows are vectors) of the next step."""
+        self.step += 1
+        before, self.before = self.before, cell
+        if before is None or self.step % self.stride:
+            return
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(f"{self.step} {self.energy(before, cell):.10e}\n")
+
+    def energy(self, before: np.ndarray, after: np.ndarray) -> float:
+        """Return the kinetic energy in eV of the step between two cells."""
+        if self.isotropic:
+            return float(self.scale * (np.log(np.linalg.det(after) / np.linalg.det(before)) / 3) ** 2)
+        strain = np.linalg.solve(before, after) - np.eye(3)  # rows: h^T = h0^T exp(v dt)^T
+        rate = strain - strain @ strain / 2 + strain @ strain @ strain / 3  # the logarithm, as strains are small
+        return float(self.scale * (rate**2).sum())
 
 
 class MaceDriver:
@@ -290,6 +536,15 @@ class MaceDriver:
         self.max_displacement = values.pop("max_displacement_A")
         self.reference_volume = values.pop("reference_volume_A3")
         self.volume_limits = values.pop("volume_factor_limits")
+        self.watch = CentroidTemperature(
+            values.pop("max_temperature_K", None),
+            values.pop("masses", None),
+            values.pop("timestep_fs", None),
+        )
+        motion = values.pop("cell_motion", None)
+        self.cell_motion = None if motion is None else CellMotion(**motion)
+        self.n_batches = values.pop("n_batches", 1)
+        self.batch = 0
         baseline = values.pop("baseline", None)
         self.potential: MacePotential | SumPotential = MacePotential(**values)
         if baseline is not None:
@@ -297,7 +552,8 @@ class MaceDriver:
         self.length = unit_to_internal("length", "ase", 1.0)
         self.energy = unit_to_internal("energy", "ase", 1.0)
         self.force = self.energy / self.length
-        self.previous: list[np.ndarray] = []
+        self.previous: dict[int, list[np.ndarray]] = {}
+        self.last: dict[str, Any] | None = None
 
     def __call__(self, cell: Any, pos: Any) -> Any:
         """Return potential, forces, virial and extras of one configuration, or a list of them, in atomic units."""
@@ -307,8 +563,12 @@ class MaceDriver:
         cells = [np.array(h, dtype=float).T / self.length for h in cell]
         positions = [np.array(q, dtype=float).reshape(-1, 3) / self.length for q in pos]
         self._check_geometry(cells, positions)
-        energies, forces, virials = self.potential.compute(cells, positions)
+        if self.cell_motion is not None and self.batch == 0:
+            self.cell_motion.add(cells[0])
+        energies, forces, virials = self.potential.compute(cells, positions, self.batch * len(positions))
+        self.batch = (self.batch + 1) % self.n_batches
         self._check_results(energies, forces)
+        self.last = {"cells": cells, "positions": positions, "energies": energies, "forces": forces}
         return [
             (float(energy) * self.energy, force * self.force, virial * self.energy, "")
             for energy, force, virial in zip(energies, forces, virials, strict=True)
@@ -317,11 +577,14 @@ class MaceDriver:
     def _check_geometry(self, cells: list[np.ndarray], positions: list[np.ndarray]) -> None:
         if not all(np.isfinite(values).all() for values in (*cells, *positions)):
             self._stop("not_finite", "positions or cell are no numbers any more")
-        if len(self.previous) == len(positions):
-            moved = max(float(np.abs(q - before).max()) for q, before in zip(positions, self.previous, strict=True))
+        if self.batch in self.previous:
+            pairs = zip(positions, self.previous[self.batch], strict=True)
+            moved = max(float(np.abs(q - before).max()) for q, before in pairs)
             if moved > self.max_displacement:
                 self._stop("displacement", f"an atom moved by {moved:.2f} A in a step, over {self.max_displacement} A")
-        self.previous = positions
+        self.previous[self.batch] = positions
+        if (temperature := self.watch.beyond(positions, last=self.batch == self.n_batches - 1)) is not None:
+            self._stop("temperature", f"the temperature is {temperature:.0f} K, above {self.watch.limit:.0f} K")
         if self.reference_volume is None:
             return
         factors = [abs(np.linalg.det(cell)) / self.reference_volume for cell in cells]
@@ -344,7 +607,9 @@ class MaceDriver:
     def _stop(self, reason: str, message: str) -> None:
         """End i-PI with all outputs closed; does not return."""
         if not Path(STOP_FILENAME).exists():
-            Path(STOP_FILENAME).write_text(json.dumps({"reason": reason, "message": message}), encoding="utf-8")
+            last = self.last and {name: np.asarray(values).tolist() for name, values in self.last.items()}
+            stop = {"reason": reason, "message": message, "last": last}
+            Path(STOP_FILENAME).write_text(json.dumps(stop), encoding="utf-8")
         softexit.trigger(status="bad", message=f" @ipi_mace: {message}.")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from aiida import orm
 
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.plotting import look
 from aiida_mlfinetune.report.dataset import collect_dataset
 from aiida_mlfinetune.report.graph import owner
 from aiida_mlfinetune.report.learning_curve import LEARNING_CURVE, collect_learning_curve
 from aiida_mlfinetune.report.page import Page, render
+from aiida_mlfinetune.report.study import STUDY, collect_study
 from aiida_mlfinetune.report.sublimation import collect_process
 
 __all__ = ("Page", "collect", "render")
@@ -21,6 +23,9 @@ def collect(node: orm.Node) -> Page:
         ValueError: data that no process made, other than a dataset.
     """
     if isinstance(node, DatasetData):
-        return collect_dataset(node)
+        with look():
+            return collect_dataset(node)
     process = owner(node)
-    return collect_learning_curve(process) if process.process_label == LEARNING_CURVE else collect_process(process)
+    collectors = {LEARNING_CURVE: collect_learning_curve, STUDY: collect_study}
+    with look():
+        return collectors.get(process.process_label, collect_process)(process)

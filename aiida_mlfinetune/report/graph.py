@@ -11,10 +11,16 @@ __all__ = ("called", "chains", "children", "jobs", "owner", "role")
 
 CHAINS = {
     "sampling": "SamplingWorkChain",
+    "model_sampling": "ModelSamplingWorkChain",
     "labelling": "LabellingWorkChain",
     "training": "TrainingWorkChain",
     "dynamics": "DynamicsWorkChain",
     "assess": "AssessWorkChain",
+    "reweighting": "ReweightingWorkChain",
+    "averages": "AveragesWorkChain",
+    "convergence": "ConvergenceWorkChain",
+    "closed_loop": "ClosedLoopWorkChain",
+    "error_budget": "ErrorBudgetWorkChain",
 }
 """Names of the work chains' classes, by the end of their entry points."""
 

@@ -11,8 +11,8 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.fetching import OFFICIAL
 from aiida_mlfinetune.data.foundations import FOUNDATIONS, Foundation, stored_models
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.model_history import DatasetRecord, ModelHistory, ProcessRecord
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.history import DatasetRecord, ModelHistory, ProcessRecord
+from aiida_mlfinetune.science.models.passport import Passport
 
 __all__ = ("foundation_history", "model_datasets", "model_history")
 

@@ -9,7 +9,39 @@ from markupsafe import Markup
 
 from aiida_mlfinetune import __version__
 
-__all__ = ("Figure", "Headline", "Page", "Section", "Table", "render")
+__all__ = ("Anchor", "Figure", "Headline", "Linked", "Page", "Section", "Table", "render")
+
+
+class Linked(str):
+    """The text of a cell that leads to the row of a node on the same page.
+
+    Attributes:
+        target: identifier of that row.
+    """
+
+    target: str
+
+    def __new__(cls, text: str, target: str) -> Linked:
+        """Make a text with a target."""
+        made = super().__new__(cls, text)
+        made.target = target
+        return made
+
+
+class Anchor(str):
+    """The text of a cell that links lead to.
+
+    Attributes:
+        anchor: identifier.
+    """
+
+    anchor: str
+
+    def __new__(cls, text: str, anchor: str) -> Anchor:
+        """Make a text with an identifier."""
+        made = super().__new__(cls, text)
+        made.anchor = anchor
+        return made
 
 
 @dataclass(frozen=True)
@@ -24,6 +56,7 @@ class Headline:
         note: how it was obtained, and what else to know.
         warnings: what a reader must know before using the number.
         pk: of the node.
+        target: identifier of the node's row on the page, for a page that is to be the same in any database.
     """
 
     title: str
@@ -33,6 +66,7 @@ class Headline:
     note: str
     warnings: tuple[str, ...]
     pk: int | None
+    target: str = ""
 
 
 @dataclass(frozen=True)

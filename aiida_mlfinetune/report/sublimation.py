@@ -8,13 +8,21 @@ from aiida_mlfinetune.report.graph import owner
 from aiida_mlfinetune.report.page import Page
 from aiida_mlfinetune.report.provenance import provenance_section
 from aiida_mlfinetune.report.sections.assessment import assessment_section
+from aiida_mlfinetune.report.sections.convergence import (
+    budget_section,
+    convergence_section,
+    loop_section,
+    reference_section,
+)
 from aiida_mlfinetune.report.sections.dynamics import density_section, dynamics_section
 from aiida_mlfinetune.report.sections.labelling import labelling_section
 from aiida_mlfinetune.report.sections.method import crystal_of, method_section
+from aiida_mlfinetune.report.sections.observables import observables_section
 from aiida_mlfinetune.report.sections.processes import citation_section, codes_section, processes_section
 from aiida_mlfinetune.report.sections.quality import quality_section
 from aiida_mlfinetune.report.sections.reference_energies import reference_energies_section
 from aiida_mlfinetune.report.sections.results import headlines, observables
+from aiida_mlfinetune.report.sections.reweighting import reweighting_section
 from aiida_mlfinetune.report.sections.sampling import sampling_section
 from aiida_mlfinetune.report.sections.training import training_section
 from aiida_mlfinetune.report.state import state_of
@@ -42,7 +50,12 @@ def collect_process(node: orm.Node) -> Page:
         headlines=headlines(process),
         sections=(
             method_section(process),
+            convergence_section(process),
+            loop_section(process),
+            budget_section(process),
+            reference_section(process),
             density_section(process),
+            reweighting_section(process),
             training_section(process),
             reference_energies_section(process),
             sampling_section(process),
@@ -50,6 +63,7 @@ def collect_process(node: orm.Node) -> Page:
             quality_section(process),
             assessment_section(process),
             dynamics_section(process),
+            observables_section(process),
             provenance_section(found.values()),
             processes_section(process),
             codes_section(process),

@@ -19,11 +19,11 @@ from aiida_mlfinetune.common.errors import MlFinetuneError, ModelError, StudyErr
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.assessment import Thresholds
-from aiida_mlfinetune.science.baseline import baseline_head, required_baseline
-from aiida_mlfinetune.science.checks import check_disjoint, check_elements
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
-from aiida_mlfinetune.science.probes import ProbeSettings
+from aiida_mlfinetune.science.datasets.checks import check_disjoint, check_elements
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.models.assessment import Thresholds
+from aiida_mlfinetune.science.models.baseline import baseline_head, required_baseline
+from aiida_mlfinetune.science.models.probes import ProbeSettings
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 

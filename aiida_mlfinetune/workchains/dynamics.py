@@ -14,7 +14,9 @@ from aiida_mlfinetune.calculations.functions.trajectory import FRAMES_PREFIX, PR
 from aiida_mlfinetune.calculations.ipi import (
     BASELINE_HELP,
     IpiCalculation,
+    barostat_problem,
     check_run,
+    model_head,
     validate_inputs,
     validate_structure,
 )
@@ -24,7 +26,7 @@ from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.assessments import assessment_problem
 from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
 EXIT = IpiCalculation.exit_codes
@@ -72,7 +74,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             cls.join,
             cls.results,
         )
-        spec.expose_outputs(IpiCalculation, include=("trajectory", "properties"))
+        spec.expose_outputs(IpiCalculation, include=("trajectory", "properties", "last_sane"))
         spec.exit_code(300, "ERROR_RUN_FAILED", message="i-PI failed with exit status {status}: {message}")
         spec.exit_code(320, "ERROR_EXPLODED", message="{message}")
         spec.exit_code(321, "ERROR_NO_PROGRESS", message="A restarted run got no further: raise the wall-clock limit.")
@@ -136,6 +138,10 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         if model is not None:
             builder.model = model
             _tell_of_model(model)
+            if (
+                warning := barostat_problem(settings, model.passport, model_head(settings, model.passport))
+            ) is not None:
+                AIIDA_LOGGER.warning(warning)
         if baseline is not None:
             builder.baseline = baseline
         builder.parameters = orm.Dict(settings.to_dict())
@@ -150,12 +156,22 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         return builder
 
     def warn_of_model(self) -> None:
-        """Say in the report where the model was not assessed, or failed; an assessment's own run says nothing."""
+        """Say in the report where the model was not assessed, failed, or lacks the stress that a barostat wants.
+
+        An assessment's own run says nothing.
+        """
         caller = self.node.caller
         if caller is not None and caller.process_label == "AssessWorkChain":
             return
-        if (problem := assessment_problem(self.inputs.model)) is not None:
-            self.report(f"warning: {problem}")
+        settings = IpiSettings.from_dict(self.inputs.parameters.get_dict())
+        passport = self.inputs.model.passport
+        problems = (
+            assessment_problem(self.inputs.model),
+            barostat_problem(settings, passport, model_head(settings, passport)),
+        )
+        for problem in problems:
+            if problem is not None:
+                self.report(f"warning: {problem}")
 
     def collect_inputs(self) -> None:
         """Collect the inputs of the calculations."""
@@ -181,6 +197,8 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
     def keep_what_came_before_the_explosion(self, calculation: orm.CalcJobNode) -> ProcessHandlerReport:
         """A run that exploded ends the chain; what came before stays available."""
         self.join()
+        if "last_sane" in calculation.outputs:
+            self.ctx.outputs["last_sane"] = calculation.outputs.last_sane
         self.results()
         return ProcessHandlerReport(True, self.exit_codes.ERROR_EXPLODED.format(message=calculation.exit_message))
 
@@ -208,7 +226,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
     def results(self) -> None:
         """Attach the outputs."""
         for name, value in self.ctx.outputs.items():
-            if name in ("trajectory", "properties"):
+            if name in ("trajectory", "properties", "last_sane"):
                 self.out(name, value)
 
 

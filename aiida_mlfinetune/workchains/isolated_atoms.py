@@ -18,7 +18,7 @@ from aiida_mlfinetune.calculations.functions.isolated_atoms import ATOM, LABELLE
 from aiida_mlfinetune.calculations.validators import validate_dict
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.spin import atom_multiplicities, multiplicities_problem
+from aiida_mlfinetune.science.crystals.spin import atom_multiplicities, multiplicities_problem
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 

@@ -28,8 +28,8 @@ from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.learning_curve import target_problem
-from aiida_mlfinetune.science.splits import NestedSizes, nested_split
+from aiida_mlfinetune.science.datasets.splits import NestedSizes, nested_split
+from aiida_mlfinetune.science.training.learning_curve import target_problem
 from aiida_mlfinetune.workchains.learning_curve_builder import LearningCurveBuilderMixin
 from aiida_mlfinetune.workchains.learning_curve_modes import GIVEN, MODE_INPUTS, mode_problem
 from aiida_mlfinetune.workchains.refill import RefillingWorkChain

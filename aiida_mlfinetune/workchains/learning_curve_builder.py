@@ -14,7 +14,7 @@ from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.sources import source_runs
-from aiida_mlfinetune.science.splits import NestedSizes
+from aiida_mlfinetune.science.datasets.splits import NestedSizes
 from aiida_mlfinetune.workchains.learning_curve_modes import GIVEN, MODE_INPUTS
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
@@ -29,7 +29,7 @@ class LearningCurveBuilderMixin(ProtocolMixin):
     def get_builder_from_protocol(
         cls,
         code: orm.AbstractCode,
-        dataset: DatasetData,
+        dataset: DatasetData | None,
         level: str,
         modes: Sequence[str] | Mapping[str, Mapping[str, Any]] = (TrainingMode.SCRATCH.value,),
         foundation: MaceModelData | None = None,
@@ -45,7 +45,7 @@ class LearningCurveBuilderMixin(ProtocolMixin):
 
         Args:
             code: a Python with MACE.
-            dataset: labelled frames, of which all sets are made.
+            dataset: labelled frames, of which all sets are made; None where another work chain fills them in.
             level: key of the level to train on.
             modes: names of modes; or, by a name of your choice, ``mode`` and other arguments of the training's builder
                 (``foundation``, ``replay``, ``heads``, ``baseline``, and ``overrides`` of this mode alone).
@@ -64,9 +64,10 @@ class LearningCurveBuilderMixin(ProtocolMixin):
         inputs = cls.get_protocol_inputs(protocol, overrides)
         split = _split(inputs["split"], sizes)
         builder = cls.get_builder()
-        builder.dataset = dataset
         builder.level = orm.Str(level)
-        runs = source_runs(dataset) if split.get("min_separation") is None else {}
+        if dataset is not None:
+            builder.dataset = dataset
+        runs = source_runs(dataset) if dataset is not None and split.get("min_separation") is None else {}
         if runs:
             builder.runs = runs
         named = _named_modes(modes, foundation)
@@ -100,7 +101,8 @@ class LearningCurveBuilderMixin(ProtocolMixin):
             raise StudyError(str(error).removeprefix("invalid attribute value ")) from error
         if problem := cls.spec().inputs.validator(builder._inputs(prune=True), None):  # noqa: SLF001
             raise StudyError(problem)
-        AIIDA_LOGGER.report(cls.describe(builder).replace("\n", "; "))
+        if dataset is not None:
+            AIIDA_LOGGER.report(cls.describe(builder).replace("\n", "; "))
         return builder
 
     @classmethod

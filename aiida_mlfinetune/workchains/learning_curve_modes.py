@@ -8,7 +8,7 @@ from typing import Any
 from aiida import orm
 from aiida.engine.processes.ports import PortNamespace
 
-from aiida_mlfinetune.science.splits import SETS
+from aiida_mlfinetune.science.datasets.splits import SETS
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
 GIVEN = ("dataset", "split", "level", *SETS)

@@ -15,7 +15,7 @@ from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.checks import elements_problem, overlap_problem
+from aiida_mlfinetune.science.datasets.checks import elements_problem, overlap_problem
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
 

@@ -20,8 +20,8 @@ from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_di
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import elements_problem
-from aiida_mlfinetune.science.replay import ReplayLabels, ReplaySettings
+from aiida_mlfinetune.science.datasets.checks import elements_problem
+from aiida_mlfinetune.science.training.replay import ReplayLabels, ReplaySettings
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
 OF_DESCRIPTORS = ("parser_name", "output_filename")

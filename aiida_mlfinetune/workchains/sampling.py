@@ -25,8 +25,8 @@ from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
 from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.md_settings import MdSettings
-from aiida_mlfinetune.science.selection import Selection, select_indices
+from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 
@@ -193,7 +193,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
     def select(self) -> ExitCode | None:
         """Take frames from the trajectory."""
         try:
-            select_indices(self.ctx.trajectory.n_frames, _selection(self.inputs.selection))
+            select_indices(self.ctx.trajectory.n_frames, selection_of(self.inputs.selection))
         except FramesError as error:
             return self.exit_codes.ERROR_TOO_FEW_FRAMES.format(message=str(error))
         self.ctx.dataset = select_frames(self.ctx.trajectory, self.inputs.selection)
@@ -216,7 +216,7 @@ def run_options(base: Mapping[str, Any], options: Mapping[str, Any] | None) -> d
 def validate_selection(selection: orm.Dict, _: Any = None) -> str | None:
     """Check the selection of frames."""
     try:
-        choice = _selection(selection)
+        choice = selection_of(selection)
     except (MlFinetuneError, TypeError) as error:
         return str(error)
     if choice.volume_range is not None and REFERENCE_VOLUME not in selection.get_dict():
@@ -229,7 +229,7 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     if any(name not in inputs for name in ("structure", "md", "selection")):
         return None
     atoms = inputs["structure"].get_ase()
-    choice = _selection(inputs["selection"])
+    choice = selection_of(inputs["selection"])
     try:
         settings = MdSettings.from_dict(inputs["md"].get_dict())
         check_run(atoms, settings)
@@ -241,5 +241,6 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     return None
 
 
-def _selection(selection: orm.Dict) -> Selection:
+def selection_of(selection: orm.Dict) -> Selection:
+    """Return the selection that a node holds, without the volume that it is relative to."""
     return Selection.from_dict({key: value for key, value in selection.get_dict().items() if key != REFERENCE_VOLUME})

@@ -20,7 +20,7 @@ from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.workchains.sublimation_builder import STAGES, SublimationBuilderMixin
+from aiida_mlfinetune.workchains.sublimation_builder import ALTERNATIVES, BY_MODEL, STAGES, SublimationBuilderMixin
 from aiida_mlfinetune.workchains.sublimation_checks import validate_crystal, validate_inputs
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
@@ -46,8 +46,15 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
             required=False,
             help="Model to fine-tune; without it one is trained from scratch.",
         )
+        spec.input(
+            "sampling_model",
+            valid_type=MaceModelData,
+            required=False,
+            help="Model whose dynamics the frames are taken from, `model_sampling_*`, instead of CP2K's, `sampling_*`.",
+        )
         for stage, (chain, exclude) in STAGES.items():
-            spec.expose_inputs(chain, namespace=stage, exclude=exclude)
+            options = {"required": False, "populate_defaults": False} if stage in ALTERNATIVES else {}
+            spec.expose_inputs(chain, namespace=stage, exclude=exclude, namespace_options=options)
             spec.inputs[stage].dynamic = False
         spec.inputs.dynamic = False
         spec.inputs.validator = validate_inputs
@@ -73,8 +80,10 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
         spec.output("dataset", valid_type=DatasetData, help="All frames with their labels.")
         spec.output("model", valid_type=MaceModelData, help="The trained model.")
         spec.expose_outputs(TrainingWorkChain, namespace="training")
-        for stage in ("sampling_crystal", "sampling_gas", "dynamics_crystal", "dynamics_gas"):
+        for stage in ("dynamics_crystal", "dynamics_gas"):
             spec.expose_outputs(STAGES[stage][0], namespace=stage)
+        for stage in ALTERNATIVES:
+            spec.expose_outputs(STAGES[stage][0], namespace=stage, namespace_options={"required": False})
         spec.expose_outputs(STAGES["labelling"][0], namespace="labelling", namespace_options={"required": False})
         spec.exit_code(210, "ERROR_NO_MOLECULE", message="No molecule can be taken from the crystal: {message}")
         spec.exit_code(220, "ERROR_STAGE_REFUSED", message="The inputs of a stage are refused: {message}")
@@ -96,18 +105,24 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
         return None
 
     def run_sampling(self) -> None:
-        """Run ab initio molecular dynamics of crystal and molecule at the same time."""
-        for phase in PHASES:
-            self._submit(f"sampling_{phase}", structure=self.ctx.structures[phase])
+        """Run molecular dynamics of crystal and molecule, with CP2K or a model, at the same time."""
+        for phase, stage in self._sampling_stages().items():
+            structure = self.ctx.structures[phase]
+            if "sampling_model" in self.inputs:
+                own = self.inputs[stage].dynamics
+                self._submit(stage, dynamics={**own, "structure": structure, "model": self.inputs.sampling_model})
+            else:
+                self._submit(stage, structure=structure)
 
     def inspect_sampling(self) -> ExitCode | None:
         """Check both runs, and join their frames."""
-        if (problem := self._problem("ERROR_SAMPLING_FAILED", "sampling_crystal", "sampling_gas")) is not None:
+        stages = self._sampling_stages()
+        if (problem := self._problem("ERROR_SAMPLING_FAILED", *stages.values())) is not None:
             return problem
-        for phase in PHASES:
-            self._expose(f"sampling_{phase}")
+        for stage in stages.values():
+            self._expose(stage)
         try:
-            self.ctx.frames = join(**{phase: self.ctx[f"sampling_{phase}"].outputs.dataset for phase in PHASES})
+            self.ctx.frames = join(**{phase: self.ctx[stage].outputs.dataset for phase, stage in stages.items()})
         except MlFinetuneError as error:
             return self.exit_codes.ERROR_FRAMES_DIFFER.format(message=str(error))
         return None
@@ -184,7 +199,12 @@ class SublimationWorkChain(SublimationBuilderMixin, WorkChain):
             self.report(str(results[name]))
         return None
 
-    def _submit(self, stage: str, **made: orm.Data) -> None:
+    def _sampling_stages(self) -> dict[str, str]:
+        """Return the stage that samples each phase."""
+        prefix = BY_MODEL if "sampling_model" in self.inputs else ""
+        return {phase: f"{prefix}sampling_{phase}" for phase in PHASES}
+
+    def _submit(self, stage: str, **made: Any) -> None:
         """Submit the work chain of a stage with its exposed inputs and what earlier stages made.
 
         Inputs that the chain refuses are kept as the stage's problem, for the step that inspects it: another stage that

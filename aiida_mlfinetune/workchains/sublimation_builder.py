@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aiida import orm
@@ -13,10 +13,11 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import ModelError, StudyError
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import check_elements
-from aiida_mlfinetune.science.molecules import gas_molecule, perceive_crystal
+from aiida_mlfinetune.science.crystals.molecules import gas_molecule, perceive_crystal
+from aiida_mlfinetune.science.datasets.checks import check_elements
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
+from aiida_mlfinetune.workchains.model_sampling import ModelSamplingWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
@@ -24,12 +25,17 @@ from aiida_mlfinetune.workchains.training import TrainingWorkChain
 STAGES = {
     "sampling_crystal": (SamplingWorkChain, ("structure",)),
     "sampling_gas": (SamplingWorkChain, ("structure",)),
+    "model_sampling_crystal": (ModelSamplingWorkChain, ("dynamics.structure", "dynamics.model")),
+    "model_sampling_gas": (ModelSamplingWorkChain, ("dynamics.structure", "dynamics.model")),
     "labelling": (LabellingWorkChain, ("dataset",)),
     "training": (TrainingWorkChain, ("dataset", "train", "valid", "test", "foundation")),
     "dynamics_crystal": (DynamicsWorkChain, ("structure", "model")),
     "dynamics_gas": (DynamicsWorkChain, ("structure", "model")),
 }
 """The work chain of each stage, and those of its inputs that the sublimation work chain gives it."""
+ALTERNATIVES = ("sampling_crystal", "sampling_gas", "model_sampling_crystal", "model_sampling_gas")
+"""Stages of which there is one kind or the other: by CP2K, or by the model ``sampling_model``."""
+BY_MODEL = "model_"
 PROGRAMS = ("cp2k", "python", "i-pi")
 
 
@@ -50,6 +56,7 @@ class SublimationBuilderMixin(ProtocolMixin):
         options: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         foundation: MaceModelData | None = None,
+        sampling_model: MaceModelData | None = None,
         temperature_K: float | None = None,  # noqa: N803 - the unit
         pressure_bar: float | None = None,
     ) -> ProcessBuilder:
@@ -65,6 +72,8 @@ class SublimationBuilderMixin(ProtocolMixin):
             options: scheduler options by program: cp2k, python, i-pi.
             foundation: model to fine-tune, instead of the protocol's; training from scratch is asked for with the
                 override ``foundation: null``.
+            sampling_model: model whose dynamics the frames are taken from, instead of CP2K's; the sampling stages are
+                then those of ``protocols/model_sampling.yaml``.
             temperature_K: temperature of all runs, sampling included.
             pressure_bar: pressure on the crystal in all runs.
 
@@ -85,6 +94,8 @@ class SublimationBuilderMixin(ProtocolMixin):
             model = load_foundation(inputs["foundation"])
         if model is not None:
             _check_knows(model, atoms.get_chemical_symbols())
+        if sampling_model is None and inputs["sampling_model"] is not None:
+            sampling_model = load_foundation(inputs["sampling_model"])
         AIIDA_LOGGER.report(
             f"sublimation of {molecules.n_molecules} x {molecules.formula} in {atoms.get_volume():.1f} cubic angstrom, "
             + ("training from scratch" if model is None else f"fine-tuning a foundation (sha256 {model.sha256[:12]})")
@@ -94,22 +105,27 @@ class SublimationBuilderMixin(ProtocolMixin):
         builder.crystal = crystal
         if model is not None:
             builder.foundation = model
+        if sampling_model is not None:
+            builder.sampling_model = sampling_model
         structures = {"crystal": crystal, "gas": orm.StructureData(ase=gas_molecule(atoms))}
         state = {"temperature_K": temperature_K, "pressure_bar": pressure_bar}
         cp2k, python, ipi = (by_program.get(program) for program in PROGRAMS)
 
         def stage(name: str, *args: Any, scheduler: Mapping[str, Any] | None, **kwargs: Any) -> ProcessBuilder:
             chain, exclude = STAGES[name]
-            settings = dict(inputs[name])
+            settings = dict(inputs[name.removeprefix(BY_MODEL)])
             made = chain.get_builder_from_protocol(
                 *args, protocol=settings.pop("protocol"), overrides=settings, options=scheduler, **kwargs
             )
             values = made._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
-            setattr(builder, name, {key: value for key, value in values.items() if key not in exclude})
+            setattr(builder, name, without(values, exclude))
             return made
 
         for phase, structure in structures.items():
-            stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **state)
+            if sampling_model is None:
+                stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **state)
+            else:
+                stage(f"{BY_MODEL}sampling_{phase}", ipi_code, structure, sampling_model, scheduler=ipi, **state)
         parameters = inputs["training"].get("parameters") or {}
         inputs["training"]["parameters"] = {"molecule": molecules.formula, **parameters}
         level = inputs["labelling"].get("level")
@@ -136,13 +152,16 @@ class SublimationBuilderMixin(ProtocolMixin):
         """Return what a builder will do, a line for each stage."""
         molecules = perceive_crystal(builder.crystal.get_ase())
         lines = [f"crystal of {molecules.n_molecules} x {molecules.formula}"]
+        n_frames = 0
         for phase in ("crystal", "gas"):
-            chain = builder[f"sampling_{phase}"]
-            lines.append(
-                f"sampling, {phase}: {_md(chain.md)}, CP2K at {chain.level['key']}; "
-                f"{chain.selection['n_frames']} frames taken"
-            )
-        n_frames = sum(builder[f"sampling_{phase}"].selection["n_frames"] for phase in ("crystal", "gas"))
+            if builder.sampling_model is None:
+                chain = builder[f"sampling_{phase}"]
+                told = f"{_md(chain.md)}, CP2K at {chain.level['key']}"
+            else:
+                chain = builder[f"{BY_MODEL}sampling_{phase}"]
+                told = f"{_md(chain.dynamics.parameters)}, model with sha256 {builder.sampling_model.sha256[:12]}"
+            lines.append(f"sampling, {phase}: {told}; {chain.selection['n_frames']} frames taken")
+            n_frames += chain.selection["n_frames"]
         lines.append(f"labelling: {n_frames} frames at {builder.labelling.level['key']}")
         parameters = builder.training.parameters
         start = "from scratch"
@@ -155,6 +174,17 @@ class SublimationBuilderMixin(ProtocolMixin):
         lines += [f"dynamics, {phase}: {_md(builder[f'dynamics_{phase}'].parameters)}" for phase in ("crystal", "gas")]
         lines.append("averages: density, enthalpies of crystal and gas, sublimation enthalpy")
         return "\n".join(lines)
+
+
+def without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return nested inputs without some of them, which are named as in ``dynamics.model``."""
+    return {
+        key: without(value, {name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")})
+        if isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if key not in names
+    }
 
 
 def _md(settings: orm.Dict) -> str:

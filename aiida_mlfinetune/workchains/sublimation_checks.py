@@ -9,8 +9,8 @@ from aiida import orm
 
 from aiida_mlfinetune.common.enums import Ensemble, TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
-from aiida_mlfinetune.science.checks import elements_problem
-from aiida_mlfinetune.science.molecules import perceive_crystal
+from aiida_mlfinetune.science.crystals.molecules import perceive_crystal
+from aiida_mlfinetune.science.datasets.checks import elements_problem
 
 
 def validate_crystal(crystal: orm.StructureData | None, _: Any = None) -> str | None:
@@ -26,10 +26,27 @@ def validate_crystal(crystal: orm.StructureData | None, _: Any = None) -> str | 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     """Check what concerns several stages at once."""
-    for check in (_foundation_problem, _level_problem, _gas_problem, _state_problem):
+    for check in (sampling_problem, _foundation_problem, _level_problem, _gas_problem, _state_problem):
         if (problem := check(inputs)) is not None:
             return problem
     return None
+
+
+def sampling_problem(inputs: Mapping[str, Any]) -> str | None:
+    """Frames come from CP2K, or from a model that knows the elements: the inputs of one of both are there."""
+    model = inputs.get("sampling_model")
+    wanted, other = ("sampling_", "model_sampling_") if model is None else ("model_sampling_", "sampling_")
+    for phase in ("crystal", "gas"):
+        if inputs.get(f"{other}{phase}"):
+            remedy = "give `sampling_model` too" if model is None else "leave them out, or leave out `sampling_model`"
+            return f"there are inputs of {other}{phase}, which does not run: {remedy}"
+        if not inputs.get(f"{wanted}{phase}"):
+            return f"the inputs of {wanted}{phase} are missing"
+    crystals = [*inputs.get("crystals", {}).values(), *([inputs["crystal"]] if "crystal" in inputs else [])]
+    if model is None or not crystals:
+        return None
+    symbols = set().union(*(crystal.get_symbols_set() for crystal in crystals))
+    return elements_problem(symbols, model.elements, "the sampling model")
 
 
 def _foundation_problem(inputs: Mapping[str, Any]) -> str | None:
@@ -67,8 +84,9 @@ def _level_problem(inputs: Mapping[str, Any]) -> str | None:
 
 def _gas_problem(inputs: Mapping[str, Any]) -> str | None:
     """A molecule has no cell to move."""
-    for stage, port in (("sampling_gas", "md"), ("dynamics_gas", "parameters")):
-        ensemble = _entry(inputs, stage, port, "ensemble")
+    for stage, port in (("sampling_gas", "md"), ("model_sampling_gas", "parameters"), ("dynamics_gas", "parameters")):
+        own = {stage: inputs.get(stage, {}).get("dynamics", {})} if stage.startswith("model_") else inputs
+        ensemble = _entry(own, stage, port, "ensemble")
         if ensemble is not None and Ensemble(ensemble).has_barostat:
             return f"{stage}.{port} asks for ensemble {ensemble!r}, but a molecule has no cell: use 'nvt'"
     return None

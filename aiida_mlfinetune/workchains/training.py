@@ -27,13 +27,13 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import check_elements
-from aiida_mlfinetune.science.mace_arguments import DEFAULTS
-from aiida_mlfinetune.science.model_levels import model_level_key
-from aiida_mlfinetune.science.splits import SETS, SplitSizes
-from aiida_mlfinetune.science.training_checks import inputs_problem
-from aiida_mlfinetune.science.training_heads import replay_level
-from aiida_mlfinetune.science.training_input import parameters_problem
+from aiida_mlfinetune.science.datasets.checks import check_elements
+from aiida_mlfinetune.science.datasets.splits import SETS, SplitSizes
+from aiida_mlfinetune.science.models.levels import model_level_key
+from aiida_mlfinetune.science.training.checks import inputs_problem
+from aiida_mlfinetune.science.training.heads import replay_level
+from aiida_mlfinetune.science.training.inputs import parameters_problem
+from aiida_mlfinetune.science.training.mace_arguments import DEFAULTS
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 from aiida_mlfinetune.workchains.training_inputs import check_sets, split_sets, validate_inputs
 

@@ -10,12 +10,12 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import check_elements
-from aiida_mlfinetune.science.comparison import subtract_levels as subtract
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.splits import SETS, SplitSizes, split_frames
-from aiida_mlfinetune.science.training_checks import check_training, inputs_problem
-from aiida_mlfinetune.science.training_heads import pseudolabelled
+from aiida_mlfinetune.science.datasets.checks import check_elements
+from aiida_mlfinetune.science.datasets.comparison import subtract_levels as subtract
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.splits import SETS, SplitSizes, split_frames
+from aiida_mlfinetune.science.training.checks import check_training, inputs_problem
+from aiida_mlfinetune.science.training.heads import pseudolabelled
 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:

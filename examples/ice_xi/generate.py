@@ -22,7 +22,7 @@ from aiida.tools.archive import create_archive
 
 from aiida_mlfinetune.calculations.functions.dataset import join, subset
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.crystals import ice_xi
+from aiida_mlfinetune.science.crystals.crystals import ice_xi
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 

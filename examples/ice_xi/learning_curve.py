@@ -19,6 +19,7 @@ from aiida.engine import submit
 from aiida.tools.archive import create_archive
 from settings import learning_curve
 
+from aiida_mlfinetune.plotting.style import INK
 from aiida_mlfinetune.report.sections.learning_curve import learning_curve_svg
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 
@@ -28,8 +29,6 @@ ARCHIVE = HERE / "ice-xi-learning-curve.aiida"
 FIGURE = HERE.parents[1] / "docs" / "how-to" / "learning-curve-ice-xi.svg"
 SIZES = (10, 20, 40, 80)
 TARGET = {"forces_meV_A": 50.0}
-INK = "#6b7280"
-"""Grey that a picture of its own is drawn in, where a page would give its own colour."""
 
 
 def run() -> None:

@@ -6,7 +6,8 @@
     verdi run assess.py collapse        # density of ice Ih along NPT with CP2K itself, and with the model
     verdi run assess.py supercells      # energies along the NPT run of ice Ih, in supercells, by CP2K and by the model
 
-Each part needs a running daemon, answers from the cache when repeated, and writes its numbers into ``card.json``.
+Each part needs a running daemon, answers from the cache when repeated, and writes its numbers into
+``card.json``, with the checksum of the model that they are of.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from systems import HELD_OUT_ICES, ice
 from aiida_mlfinetune.common.units import EV_KJMOL, EV_MEV
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import load_foundation
-from aiida_mlfinetune.science.crystals import ice_ic
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.statistics import time_average
-from aiida_mlfinetune.science.thermodynamics import density
+from aiida_mlfinetune.science.averages.statistics import time_average
+from aiida_mlfinetune.science.averages.thermodynamics import density
+from aiida_mlfinetune.science.crystals.crystals import ice_ic
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
@@ -228,6 +229,6 @@ if __name__ == "__main__":
     part = sys.argv[1]
     card = json.loads(CARD.read_text()) if CARD.exists() else {}
     card[part] = PARTS[part]()
-    card["sha256"] = load_foundation("ice-xtb").sha256
+    card.setdefault("sha256", {})[part] = load_foundation("ice-xtb").sha256
     CARD.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(card[part], indent=1))

@@ -22,7 +22,7 @@ from ase.build import molecule
 from systems import TRAINING_ICES, cluster, contact, ice, liquid
 
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 

@@ -1,26 +1,21 @@
-"""The structures behind `ice-xtb`: ices by GenIce, ice VIII by its space group, random liquids and clusters.
+"""The structures behind `ice-xtb`: ices by name, random liquids and clusters.
 
 Everything is seeded, so that the same call gives the same structures.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import random
-
 import numpy as np
 from ase import Atoms
-from ase.build import make_supercell, molecule
+from ase.build import molecule
 from ase.data import covalent_radii
 from ase.data.vdw_alvarez import vdw_radii
-from ase.io import read
-from ase.spacegroup import crystal
+
+from aiida_mlfinetune.science.crystals.ices import IceSpec, build_ice
 
 TRAINING_ICES = ("Ih", "Ic", "II", "VI", "VIII")
 HELD_OUT_ICES = ("III", "IX", "XVII")
-GENICE_NAMES = {"Ih": "1h", "Ic": "1c", "II": "2", "III": "3", "VI": "6", "IX": "9", "XVII": "17"}
-REPETITIONS = {"VI": (1, 1, 2)}
+REPETITIONS = {"VI": (1, 1, 2), "VIII": ((1, 1, 0), (-1, 1, 0), (0, 0, 1))}
 
 
 def ice(name: str, seed: int, *, small: bool = False) -> Atoms:
@@ -29,31 +24,7 @@ def ice(name: str, seed: int, *, small: bool = False) -> Atoms:
     GFN1-xTB is used at the Gamma point, where a cell edge of 4.4 A costs 30 meV a molecule and one of 6.4 A about 1:
     all edges here are longer than 6 A, but for the ``small`` cells of ices VI and VIII, which are for the model alone.
     """
-    if name == "VIII":
-        return ice_viii(small=small)
-    logging.disable(logging.CRITICAL)
-    from genice2.genice import GenIce
-    from genice2.plugin import Format, Lattice, Molecule
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - GenIce draws from the legacy generator
-    lattice = GenIce(Lattice(GENICE_NAMES[name]), rep=(1, 1, 1) if small else REPETITIONS.get(name, (1, 1, 1)))
-    text = lattice.generate_ice(formatter=Format("gromacs"), water=Molecule("tip3p"))
-    logging.disable(logging.NOTSET)
-    atoms = read(io.StringIO(text), format="gromacs")
-    return Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=True)
-
-
-def ice_viii(*, small: bool = False) -> Atoms:
-    """Return ice VIII, 16 or 8 molecules: I4_1/amd, Kuhs et al., J. Chem. Phys. 81, 3612 (1984), at 2.4 GPa."""
-    tetragonal = crystal(
-        ("O", "H"),
-        basis=[(0.0, 0.25, 0.1071), (0.0, 0.4157, 0.1935)],
-        spacegroup=141,
-        setting=2,
-        cellpar=[4.656, 4.656, 6.775, 90, 90, 90],
-    )
-    return tetragonal if small else make_supercell(tetragonal, [[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
+    return build_ice(IceSpec(name, (1, 1, 1) if small else REPETITIONS.get(name, (1, 1, 1)), seed))
 
 
 def liquid(n_molecules: int, density: float, seed: int) -> Atoms:

@@ -2,9 +2,9 @@
 
     verdi run train.py [--epochs N] [--group NAME] [--start PK]
 
-With ``--start`` the model of an earlier call is trained on. The shipped one came in two stages: 25 epochs from scratch
-with an energy weight of 10, on the 144 frames that there were while those at other volumes were still being labelled,
-and then 40 epochs as below on all 519; the pairs that are pushed together were made after it, and are not among them.
+With ``--start`` the model of an earlier call is trained on. The shipped one came in three stages: 25 epochs from
+scratch with an energy weight of 10, on the 144 frames that there were while those at other volumes were still being
+labelled; 40 epochs as below on 519 frames; and 20 on all 730, with the pairs that are pushed together.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
@@ -27,7 +27,7 @@ import aiida_mlfinetune
 from aiida_mlfinetune.calculations.functions.dataset import join, split, subset
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.checks import unique_indices
+from aiida_mlfinetune.science.datasets.checks import unique_indices
 
 LEVEL = "gfn1-xtb/cp2k"
 THINNING = 3

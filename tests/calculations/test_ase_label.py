@@ -11,7 +11,7 @@ from ase.calculators.lj import LennardJones
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.ase_label import AseLabelParser
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.protocols.ase_levels import load_ase_level
 from tests.fixtures.waters import two_waters
 

@@ -14,8 +14,8 @@ from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_evaluate import MaceEvaluateParser
 from aiida_mlfinetune.parsers.mace_train import baseline_of
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Level
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell, settings
 from tests.fixtures.models import make_tiny_model

@@ -16,8 +16,8 @@ from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, settle_level
 from aiida_mlfinetune.calculations.cp2k_checks import kinds_problem, known_names, level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, level_metadata
 from aiida_mlfinetune.common.errors import StudyError
-from aiida_mlfinetune.science.crystals import ice_xi
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.crystals.crystals import ice_xi
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level
 from tests.fixtures.waters import two_waters
 

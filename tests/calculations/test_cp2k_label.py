@@ -12,7 +12,7 @@ from ase.build import molecule
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.common.units import GPA_EV_A3, HARTREE_BOHR_EV_ANGSTROM, HARTREE_EV
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.direct_cp2k import run_directly
 from tests.fixtures.finite_differences import check_finite_differences, displaced, finite_difference_frames

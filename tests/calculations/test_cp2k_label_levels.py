@@ -8,7 +8,7 @@ from ase import Atoms
 
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 
 

@@ -12,7 +12,7 @@ from aiida_mlfinetune.calculations.cp2k_input import force_eval, has_stress, lay
 from aiida_mlfinetune.calculations.cp2k_md import md_parameters
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.parsers.raw.cp2k_output import parse_stdout, read_forces
-from aiida_mlfinetune.science.md_settings import MdSettings
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level
 from tests.fixtures.codes import _executable
 from tests.fixtures.waters import two_waters

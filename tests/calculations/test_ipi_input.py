@@ -8,8 +8,10 @@ from ase import Atoms
 from ase.build import molecule
 
 from aiida_mlfinetune.calculations.ipi_input import (
+    PATH_INTEGRAL_PROPERTIES,
     PROPERTIES,
     IpiFrame,
+    bead_filenames,
     coordinates_xyz,
     restart_step,
     restart_xml,
@@ -17,8 +19,28 @@ from aiida_mlfinetune.calculations.ipi_input import (
 )
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
-from aiida_mlfinetune.science.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.dynamics.gle import load_matrix
+from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
 from tests.calculations.test_ipi import ice_cell
+
+GLE = "optimal-sampling-5x5"
+
+
+def piglet(n_beads: int, temperature: float = 100.0, size: int = 2) -> dict:
+    """Return matrices for every normal mode that thermalise like white noise, in the layout of PIGLET."""
+    drift = [(np.diag([2e-4, 1e-3][:size]) * (1 + mode)).tolist() for mode in range(n_beads)]
+    covariance = [(np.eye(size) * n_beads * temperature).tolist()] * n_beads
+    return {"name": "white", "drift_per_atomic_time": drift, "covariance_K": covariance}
+
+
+def read_by_ipi(text: str):
+    """Return the simulation, and the motion of its system, that i-PI's own reader makes of an input."""
+    from ipi.inputs.simulation import InputSimulation
+    from ipi.utils.io.inputs.io_xml import xml_parse_string
+
+    simulation = InputSimulation()
+    simulation.parse(xml_parse_string(text).fields[0][1])
+    return simulation, next(value for name, value in simulation.extra if name == "system")
 
 
 def make(**changes) -> IpiSettings:
@@ -56,17 +78,12 @@ def test_a_molecule_is_not_turned():
 @pytest.mark.parametrize("ensemble", list(Ensemble))
 def test_ipi_reads_the_input(ensemble, thermostat):
     """i-PI's own reader takes the input, and finds our numbers in its units."""
-    from ipi.inputs.simulation import InputSimulation
-    from ipi.utils.io.inputs.io_xml import xml_parse_string
-
     settings = make(ensemble=ensemble, thermostat=thermostat, timestep_fs=0.25, barostat_tau_fs=700.0)
     text = simulation_xml(settings, ice_cell(), 12.5, "driver.py", "driver.json")
-    simulation = InputSimulation()
-    simulation.parse(xml_parse_string(text).fields[0][1])
+    simulation, system = read_by_ipi(text)
     assert simulation.total_steps.fetch() == 20
     assert simulation.total_time.fetch() == 12.5
     assert simulation.prng.fetch().seed == 5
-    system = next(value for name, value in simulation.extra if name == "system")
     motion, bath = system.motion.fetch(), system.ensemble.fetch()
     fs = 41.341373
     assert motion.enstype == {"nve": "nve", "nvt": "nvt"}.get(ensemble.value, "npt")
@@ -83,6 +100,59 @@ def test_ipi_reads_the_input(ensemble, thermostat):
     properties, positions, checkpoint = simulation.output.fetch()
     assert tuple(properties.outlist) == PROPERTIES
     assert (properties.stride, positions.stride, checkpoint.stride) == (10, 10, 100)
+
+
+@pytest.mark.parametrize("ensemble", ["nvt", "npt-isotropic", "npt-flexible"])
+@pytest.mark.parametrize(
+    ("thermostat", "n_beads", "expected"),
+    [
+        ("gle", 1, "ThermoGLE"),
+        ("gle", 4, "ThermoGLE"),
+        ("langevin", 4, "ThermoLangevin"),
+        ("pile-l", 4, "ThermoPILE_L"),
+        ("pile-g", 16, "ThermoPILE_G"),
+        ("piglet", 4, "ThermoNMGLE"),
+    ],
+)
+def test_ipi_reads_every_thermostat(ensemble, thermostat, n_beads, expected):
+    matrix = piglet(n_beads) if thermostat == "piglet" else GLE
+    settings = make(
+        ensemble=ensemble, thermostat=thermostat, gle=matrix, cell_thermostat="gle", cell_gle=GLE, n_beads=n_beads
+    )
+    simulation, system = read_by_ipi(simulation_xml(settings, ice_cell(), 0.0, "driver.py", "driver.json"))
+    motion = system.motion.fetch()
+    assert type(motion.thermostat).__name__ == expected
+    drift = np.array(load_matrix(GLE)["drift_per_atomic_time"])
+    if thermostat == "gle":
+        np.testing.assert_array_equal(motion.thermostat.A, drift)
+    elif thermostat == "piglet":
+        np.testing.assert_array_equal(motion.thermostat.A, matrix["drift_per_atomic_time"])
+        kelvin = np.array(matrix["covariance_K"]) * 3.1668116e-06
+        np.testing.assert_allclose(motion.thermostat.C, kelvin, rtol=1e-6)
+    else:
+        assert motion.thermostat.tau == pytest.approx(100 * 41.341373)
+    if ensemble != "nvt":
+        np.testing.assert_array_equal(motion.barostat.thermostat.A, drift)
+        assert motion.barostat.tau == pytest.approx(1000 * 41.341373)
+    assert system.initialize.fetch().nbeads == n_beads
+    forcefield = next(value for name, value in simulation.extra if name == "ffdirect")
+    assert forcefield.batch_size.fetch() == n_beads
+    further = PATH_INTEGRAL_PROPERTIES if n_beads > 1 else ()
+    assert tuple(simulation.output.fetch()[0].outlist) == (*PROPERTIES, *further)
+
+
+def test_the_cell_takes_the_matrix_of_the_atoms_where_it_has_none_of_its_own():
+    settings = make(thermostat="gle", gle=GLE, cell_thermostat="gle")
+    assert (settings.cell_matrix.drift == settings.matrix.drift).all()
+    assert settings.to_dict()["gle"] == load_matrix(GLE)  # the node holds the numbers, not a name alone
+    assert IpiSettings.from_dict(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize(("n_beads", "last"), [(1, "0"), (9, "8"), (10, "09"), (32, "31")])
+def test_files_of_the_beads_are_named_as_by_ipi(n_beads, last):
+    names = bead_filenames("positions", n_beads)
+    assert len(names) == n_beads
+    assert names[-1] == f"simulation.positions_{last}.bin"
 
 
 def test_coordinates_keep_their_digits():
@@ -116,7 +186,21 @@ def test_restart_file_gets_new_limits():
         ({"stride": 40}, "no frame would be kept"),
         ({"ensemble": "npt"}, "unknown ensemble 'npt'"),
         ({"thermostat": "nose"}, "unknown thermostat 'nose'"),
-        ({"n_beads": 8}, "n_beads is 8"),
+        ({"n_beads": 0}, "n_beads is 0"),
+        ({"n_beads": 2.0}, "n_beads is 2.0"),
+        ({"n_beads": 8, "batch_size": 3}, "batch_size is 3, but must divide n_beads"),
+        ({"n_beads": 8, "thermostat": "svr"}, "'svr' does not sample path integrals"),
+        ({"thermostat": "gle"}, "'gle' needs a matrix"),
+        ({"thermostat": "gle", "gle": "smart"}, "no matrix 'smart' is shipped: choose from .*optimal-sampling-5x5"),
+        ({"thermostat": "piglet", "gle": GLE, "n_beads": 4}, "wants a drift of the shape \\(4, n, n\\)"),
+        ({"gle": {"drift": [[1.0]]}}, "unknown entries \\['drift'\\] in gle"),
+        ({"gle": 3}, "gle is 3"),
+        ({"cell_gle": {"drift_per_atomic_time": [[1.0, 0.0]]}}, "drift of cell_gle has the shape \\(1, 2\\)"),
+        ({"cell_thermostat": "gle"}, "give cell_gle, or gle"),
+        ({"cell_thermostat": "pile-l"}, "cell_thermostat is 'pile-l', which acts on the normal modes"),
+        ({"cell_thermostat": "piglet"}, "cell_thermostat is 'piglet'"),
+        ({"cell_thermostat": "none"}, "unknown cell_thermostat 'none'"),
+        ({"max_temperature_K": 0}, "max_temperature_K is 0"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"properties_stride": 3}, "must divide stride"),

@@ -12,8 +12,8 @@ from aiida_mlfinetune.cli.running import RunningJobs
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_descriptors import MaceDescriptorsParser
 from aiida_mlfinetune.parsers.raw.progress import Progress
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.replay import element_pairs
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.training.replay import element_pairs
 from tests.calculations.test_ipi import ice_cell
 
 

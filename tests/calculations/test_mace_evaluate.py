@@ -9,7 +9,7 @@ from aiida_mlfinetune.cli.running import RunningJobs
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_evaluate import MaceEvaluateParser
 from aiida_mlfinetune.parsers.raw.progress import Progress
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from tests.fixtures.models import make_tiny_model
 from tests.fixtures.water import XTB
 

@@ -10,7 +10,7 @@ from aiida import engine, orm
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation, _usable_seconds
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_train import MaceTrainParser
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.levels import Labels
 from tests.fixtures.jobs import PROGRAMS
 from tests.fixtures.models import TINY_E0S, make_tiny_model
 from tests.fixtures.water import XTB

@@ -11,8 +11,8 @@ from ase.units import Hartree
 from aiida_mlfinetune.common.units import EV_MEV
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw.timings import cp2k_timing
-from aiida_mlfinetune.science.crystals import ice_xi
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.crystals.crystals import ice_xi
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 

@@ -17,7 +17,7 @@ from aiida_mlfinetune.calculations.functions.thermodynamics import (
 )
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, MoleculesError
 from aiida_mlfinetune.common.units import EV_KJMOL
-from aiida_mlfinetune.science.crystals import carbon_dioxide, ice_xi
+from aiida_mlfinetune.science.crystals.crystals import carbon_dioxide, ice_xi
 
 pytestmark = pytest.mark.usefixtures("aiida_profile")
 

@@ -9,10 +9,10 @@ from aiida import orm
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_train import MaceTrainParser
-from aiida_mlfinetune.science.comparison import subtract_levels
-from aiida_mlfinetune.science.frames import write_geometry
-from aiida_mlfinetune.science.model_levels import model_level_key
-from aiida_mlfinetune.science.training_heads import split_replay
+from aiida_mlfinetune.science.datasets.comparison import subtract_levels
+from aiida_mlfinetune.science.datasets.frames import write_geometry
+from aiida_mlfinetune.science.models.levels import model_level_key
+from aiida_mlfinetune.science.training.heads import split_replay
 from tests.fixtures.models import TINY_E0S, make_tiny_model
 from tests.fixtures.training import HIGHER, TINY_NETWORK, XTB, changed_labels
 

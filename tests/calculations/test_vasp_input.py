@@ -10,8 +10,8 @@ from aiida_mlfinetune.calculations.vasp_input import check_vasp_level, frame_mes
 from aiida_mlfinetune.calculations.vasp_potentials import potentials_problem
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain, vasp_inputs_problem
 from aiida_mlfinetune.workchains.protocols.vasp_levels import available_vasp_levels, load_vasp_level

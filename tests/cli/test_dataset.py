@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.extxyz import KeyStyle, write_extxyz
+from aiida_mlfinetune.science.datasets.extxyz import KeyStyle, write_extxyz
 from tests.fixtures.frames import PBE, XTB, make_frames
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")

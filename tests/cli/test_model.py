@@ -17,7 +17,7 @@ from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.data import fetching, foundations
 from aiida_mlfinetune.data.foundations import Foundation, load_foundation
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.extxyz import read_extxyz
+from aiida_mlfinetune.science.datasets.extxyz import read_extxyz
 from tests.data.test_foundations import Bomb
 from tests.fixtures.trained import MACE_INPUT, train_on_paper
 from tests.report.synthetic import TARGET

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from aiida_mlfinetune.calculations.mace_train import MaceTrainCalculation
 from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.extxyz import read_extxyz
+from aiida_mlfinetune.science.datasets.extxyz import read_extxyz
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 from tests.fixtures.water import XTB
 

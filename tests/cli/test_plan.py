@@ -15,7 +15,7 @@ from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.cli.plan import scheduler_options
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from tests.fixtures.waters import two_waters
 
 

@@ -14,7 +14,7 @@ from aiida_mlfinetune.cli import main
 from aiida_mlfinetune.cli.build import read_crystal, study_builder
 from aiida_mlfinetune.cli.study import Study
 from aiida_mlfinetune.common.errors import MoleculesError, StudyError
-from aiida_mlfinetune.science.crystals import ammonia
+from aiida_mlfinetune.science.crystals.crystals import ammonia
 
 SCRATCH = {"foundation": None}
 
@@ -42,6 +42,12 @@ def test_a_study_becomes_a_builder(codes, crystal: Path):
     assert builder.dynamics_crystal.parameters["pressure_bar"] == 5.0
     assert builder.sampling_gas.md["temperature_K"] == 80.0
     assert builder.foundation is None
+
+
+def test_a_model_may_sample(codes):
+    builder = study_builder(Study("ice-xi", protocol="demo", codes=codes, sampling_model="ice-xtb"))
+    assert builder.sampling_model.sha256 == builder.foundation.sha256
+    assert builder.model_sampling_gas.dynamics.parameters["ensemble"] == "nvt"
 
 
 def test_overrides_reach_the_stage_they_are_for(codes):

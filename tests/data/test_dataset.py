@@ -13,8 +13,8 @@ from aiida.tools.archive import create_archive, import_archive
 from aiida_mlfinetune.calculations.functions import dataset as functions
 from aiida_mlfinetune.common.errors import FramesError, LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from tests.fixtures.frames import PBE, XTB, make_frames
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")

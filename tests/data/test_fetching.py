@@ -16,7 +16,7 @@ from aiida_mlfinetune.data import fetching, foundations
 from aiida_mlfinetune.data.fetching import fetch, fetched_file, records
 from aiida_mlfinetune.data.foundations import import_model, load_foundation
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.official_models import OfficialModel
+from aiida_mlfinetune.science.models.official import OfficialModel
 from tests.data.test_foundations import Bomb
 
 NAME = "tiny-official"

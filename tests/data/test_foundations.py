@@ -16,7 +16,7 @@ from aiida_mlfinetune.data import foundations
 from aiida_mlfinetune.data.foundations import import_model, load_foundation, read_foundations
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.programs.mace_passport import describe_model
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.passport import Passport
 
 
 class Bomb:

@@ -9,7 +9,7 @@ from aiida import orm
 
 from aiida_mlfinetune.common.errors import ModelError
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.passport import Passport
 
 pytestmark = pytest.mark.usefixtures("aiida_profile")
 

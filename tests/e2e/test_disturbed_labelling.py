@@ -17,7 +17,7 @@ from aiida.engine import submit
 from ase import Atoms
 from ase.build import molecule
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 

@@ -12,7 +12,7 @@ from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.common.units import GPA_EV_A3, HARTREE_BOHR_EV_ANGSTROM, HARTREE_EV
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.cp2k_label import Cp2kLabelParser
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.waters import two_waters
 

@@ -12,7 +12,7 @@ from ase.build import molecule
 from aiida_mlfinetune.calculations.cp2k_md import Cp2kMdCalculation, md_parameters
 from aiida_mlfinetune.common.units import HARTREE_EV
 from aiida_mlfinetune.parsers.cp2k_md import Cp2kMdParser
-from aiida_mlfinetune.science.md_settings import MdSettings
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.waters import two_waters
 

@@ -9,11 +9,12 @@ import pytest
 from aiida import orm
 
 from aiida_mlfinetune.calculations.ipi import IpiCalculation
-from aiida_mlfinetune.calculations.ipi_input import PROPERTIES
-from aiida_mlfinetune.parsers.ipi import COLUMNS, IpiParser
+from aiida_mlfinetune.calculations.ipi_input import PROPERTIES, IpiFrame
+from aiida_mlfinetune.parsers.ipi import IpiParser, columns
 from tests.calculations.test_ipi import ice_cell, settings
 from tests.parsers.raw.test_ipi_output import trajectory
 
+COLUMNS = columns(1)
 EXIT = IpiCalculation.exit_codes
 N_ATOMS = 6
 STEPS = (0, 4, 8)
@@ -121,6 +122,35 @@ def test_stopped_by_the_driver(job):
     assert status(code) == EXIT.ERROR_EXPLODED.status
     assert "two atoms are 0.3 A apart" in code.message
     assert outputs["trajectory"].n_frames == 3
+
+
+def test_last_sane_frame_is_turned_back(job):
+    """The driver keeps it in i-PI's frame; the node has it in the structure's, forces too."""
+    atoms = ice_cell()
+    frame = IpiFrame.of(atoms)
+    forces = np.random.default_rng(0).normal(size=(N_ATOMS, 3))
+    last = {
+        "cells": [frame.cell.T.tolist()],
+        "positions": [frame.vectors_in(atoms.positions).tolist()],
+        "energies": [-3.5],
+        "forces": [frame.vectors_in(forces).tolist()],
+    }
+    write(job, STOP_FILENAME=json.dumps({"reason": "force", "message": "a force of 300 eV/A", "last": last}))
+    outputs, code = job.parse(IpiParser)
+    assert status(code) == EXIT.ERROR_EXPLODED.status
+    (image,) = outputs["last_sane"].frames.to_atoms(next(iter(outputs["last_sane"].levels)))
+    np.testing.assert_allclose(image.positions, atoms.positions, atol=1e-12)
+    np.testing.assert_allclose(image.cell.array, atoms.cell.array, atol=1e-12)
+    np.testing.assert_allclose(image.get_forces(), forces, atol=1e-12)
+    assert image.get_potential_energy() == -3.5
+
+
+def test_motion_of_the_cell_is_told_where_it_is_known(job):
+    write(job, RESTART=restart(20), CELL_FILENAME="# step, eV\n2 1.5e-2\n4 2.0e-2\n8 3.0e-2\n10 4.")
+    outputs, code = job.parse(IpiParser)
+    assert code is None
+    motion = outputs["properties"].get_array("cell_kinetic_energy_eV")
+    np.testing.assert_array_equal(motion, [np.nan, 0.015, 0.02, np.nan, 0.03])
 
 
 def test_temperature_beyond_bounds(job):

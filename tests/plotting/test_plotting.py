@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 from aiida_mlfinetune import plotting
 from aiida_mlfinetune.plotting.dynamics import running_mean
@@ -94,3 +95,15 @@ def test_svg_is_one_element_in_the_colour_of_the_page_with_identifiers_of_its_ow
     assert "currentColor" in svg
     assert all(name.startswith("rmse-") for name in re.findall(r'\bid="([^"]*)"', svg))
     assert set(re.findall(r"url\(#([^)]*)\)", svg)) <= set(re.findall(r'\bid="([^"]*)"', svg))
+
+
+def test_figures_look_the_same_whatever_was_set_before():
+    def drawn() -> str:
+        with plotting.look():
+            figure, (ax,) = plotting.new_figure()
+            plotting.plot_density(ax, TIME, np.full(50, 0.9), start_fs=100.0, mean=0.92, error=0.01)
+            return plotting.to_svg(figure, "density")
+
+    plain = drawn()
+    with rc_context({"font.size": 20, "lines.linewidth": 5, "axes.grid": True, "xtick.major.size": 9}):
+        assert drawn() == plain

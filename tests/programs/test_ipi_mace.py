@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import scipy.linalg
 from ase import Atoms
 from ase.build import molecule
 from ase.neighborlist import neighbor_list
 from mace.calculators import MACECalculator
 
+from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.programs import ipi_mace
 from aiida_mlfinetune.programs.ipi_mace import MaceDriver, MacePotential, PairList
 from tests.calculations.test_ipi import ice_cell
@@ -165,6 +167,51 @@ def test_units_of_ipi(make_driver, tiny_model_file):
     np.testing.assert_allclose(virial, -stress / units.Hartree, atol=1e-12)
 
 
+def test_batches_of_beads_keep_their_own_pairs_and_displacements(make_driver):
+    """Beads that are 0.6 A apart, in batches of two, with a limit of 0.5 A a step: the same as all four at once."""
+    beads = [ice_cell() for _ in range(4)]
+    for bead, shift in zip(beads, (0.0, 0.2, 0.6, 0.8), strict=True):
+        bead.positions += shift
+    together, halves = make_driver(beads[0]), make_driver(beads[0], n_batches=2)
+    for _ in range(3):
+        for bead in beads:
+            bead.positions[0] += 0.01
+        inputs = [bohr(halves, bead) for bead in beads]
+        expected = together([cell for cell, _ in inputs], [q for _, q in inputs])
+        found = [one for pair in (inputs[:2], inputs[2:]) for one in halves([c for c, _ in pair], [q for _, q in pair])]
+        for one, other in zip(found, expected, strict=True):
+            assert one[0] == pytest.approx(other[0], abs=1e-12)
+            np.testing.assert_allclose(one[1], other[1], atol=1e-12)
+    assert [pairs.n_searches for pairs in halves.potential.lists] == [1] * 4
+
+
+def test_temperature_of_the_centroids(make_driver, tmp_path):
+    """Beads that move apart have cold centroids; atoms that all move at the speed of a temperature have it."""
+    from ase import units
+
+    atoms, masses, limit = ice_cell(), ice_cell().get_masses(), 1000.0
+    changes = {"masses": masses.tolist(), "timestep_fs": 0.5, "max_temperature_K": limit, "n_batches": 2}
+    driver = make_driver(atoms, **changes)
+    for step in range(3):
+        for sign in (-1, 1):
+            bead = atoms.copy()
+            bead.positions += 0.1 * sign * step
+            driver(*bohr(driver, bead))
+    assert not (tmp_path / "driver_stop.json").exists()
+    speed = np.sqrt(3 * units.kB * 1.05 * limit / masses)[:, None] * [1.0, 0.0, 0.0]
+    for step in (2, 3):
+        bead = atoms.copy()
+        bead.positions += (step - 2) * speed * 0.5 * units.fs
+        if step == 2:
+            driver(*bohr(driver, bead)), driver(*bohr(driver, bead))
+    driver(*bohr(driver, bead))
+    with pytest.raises(SystemExit):
+        driver(*bohr(driver, bead))
+    stop = json.loads((tmp_path / "driver_stop.json").read_text())
+    assert stop["reason"] == "temperature"
+    assert "1050 K" in stop["message"]
+
+
 @pytest.mark.parametrize("reason", ["distance", "force", "displacement", "volume", "not_finite"])
 def test_what_stops_a_run(make_driver, tmp_path, reason):
     atoms = ice_cell()
@@ -173,7 +220,7 @@ def test_what_stops_a_run(make_driver, tmp_path, reason):
         driver(*bohr(driver, atoms))
     if reason == "distance":
         atoms.positions[1] = atoms.positions[0] + [0, 0, 0.39]
-        driver.previous = []
+        driver.previous.clear()
     elif reason == "displacement":
         atoms.positions[0, 0] += 0.6
     elif reason == "volume":
@@ -183,3 +230,69 @@ def test_what_stops_a_run(make_driver, tmp_path, reason):
     with pytest.raises(SystemExit, match="bad"):
         driver(*bohr(driver, atoms))
     assert json.loads((tmp_path / "driver_stop.json").read_text())["reason"] == reason
+
+
+@pytest.mark.parametrize(("isotropic", "n_modes", "mass_factor"), [(True, 1, 3), (False, 6, 1)])
+def test_kinetic_energy_of_the_cell(tmp_path, monkeypatch, isotropic, n_modes, mass_factor):
+    """Rates drawn from the distribution at 300 K give k T / 2 a degree of freedom, at the steps that are printed."""
+    monkeypatch.chdir(tmp_path)
+    dt, tau, n_atoms, thermal = 0.5, 200.0, 24, 8.617333e-5 * 300.0
+    motion = ipi_mace.CellMotion(10, 2, dt, tau, 300.0, n_atoms, isotropic)
+    rng = np.random.default_rng(0)
+    cell = np.triu(np.array([[6.0, 0.5, 0.2], [0, 7.0, -0.4], [0, 0, 6.5]]))  # columns are vectors
+    exact, rates = [], np.zeros((1, 1))
+    for step in range(10, 811):
+        motion.add(cell.T)
+        if step % 2 == 0 and step > 10:
+            exact.append(0.5 * mass_factor * n_atoms * tau**2 * thermal * (rates**2).sum())
+        spread = 1 / np.sqrt(mass_factor * n_atoms * tau**2)
+        rates = rng.normal() * spread * np.eye(1) if isotropic else np.triu(rng.normal(size=(3, 3))) * spread
+        cell = scipy.linalg.expm((rates[0, 0] * np.eye(3) if isotropic else rates) * dt) @ cell
+    written = np.loadtxt(tmp_path / "driver_cell.txt")
+    assert written[:, 0].tolist() == list(range(12, 811, 2))
+    np.testing.assert_allclose(written[:, 1], exact, rtol=1e-5)
+    error = 0.5 * thermal * np.sqrt(2 * n_modes / len(written))
+    assert abs(written[:, 1].mean() - n_modes * thermal / 2) < 4 * error
+
+
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden weights", "whole weights"])
+def test_fused_convolutions_sum_the_same_messages(tiny_model_file, hidden):
+    """All convolutions of the shipped foundation are of scalars; of the tiny model only the first is."""
+    import torch
+
+    for file, expected in ((FOUNDATIONS["ice-xtb"].path, 2), (tiny_model_file, 1)):
+        model = torch.load(file, map_location="cpu", weights_only=False).to(torch.float64)
+        first = model.interactions[0]
+        product, radial = first.conv_tp, first.conv_tp_weights
+        if not hidden:  # a network of another class, which cannot be taken apart
+            first.conv_tp_weights = torch.nn.Sequential(*radial)
+        rng = torch.Generator().manual_seed(0)
+        edges = torch.tensor([[0, 1, 2, 0, 1], [1, 0, 0, 2, 2]])  # nothing comes to atom 3
+        elements, examples = torch.tensor([0, 1, 0, 1]), torch.tensor([2, 1])
+        features = torch.randn(2, product.irreps_in1.dim, generator=rng, dtype=torch.float64)[elements]
+        sphere = torch.randn(5, product.irreps_in2.dim, generator=rng, dtype=torch.float64)
+        radii = torch.randn(5, radial.hs[0], generator=rng, dtype=torch.float64)
+        terms = product(features[edges[0]], sphere, radial(radii))
+        sums = torch.zeros(4, terms.shape[1], dtype=torch.float64).index_add(0, edges[1], terms)
+        assert ipi_mace.fuse_convolutions(model) == expected
+        weights = first.conv_tp_weights(radii)
+        assert weights.shape[1] == radial.hs[-1 - hidden]
+        assert (first.conv_tp.mixing is not None) == hidden
+        for known in (False, True):
+            if known:
+                assert first.conv_tp.know_elements(elements, examples) == (hidden and file != tiny_model_file)
+            torch.testing.assert_close(first.conv_tp(features, sphere, weights, edges), sums)
+            nothing = first.conv_tp(features, sphere[:0], weights[:0], edges[:, :0])
+            torch.testing.assert_close(nothing, torch.zeros_like(sums))
+        assert ipi_mace.fuse_convolutions(model) == 0
+
+
+def test_elements_that_would_cost_more_than_channels_are_not_told_apart(tiny_model_file):
+    import torch
+
+    model = torch.load(tiny_model_file, map_location="cpu", weights_only=False)
+    ipi_mace.fuse_convolutions(model)
+    fused = model.interactions[0].conv_tp
+    most = fused.channels * len(fused.slices) // fused.mixing.shape[1]
+    for number, wanted in ((most, True), (most + 1, False)):
+        assert fused.know_elements(torch.arange(number), torch.arange(number)) == wanted

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aiida_mlfinetune.programs.mace_passport import describe_model
-from aiida_mlfinetune.science.passport import Passport
+from aiida_mlfinetune.science.models.passport import Passport
 from tests.fixtures.models import TINY_E0S, make_tiny_model
 
 

@@ -13,8 +13,8 @@ from plumpy import ProcessState
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 
 TARGET = "revpbe-d3/cp2k"
 MODEL = "0123abcd/mace"

@@ -9,8 +9,8 @@ from ase.build import molecule
 from aiida_mlfinetune.calculations.functions.reference_energies import diagnose_reference_energies
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, render
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from tests.report import synthetic
 
 LEVEL = Level("pbe/made-up", engine="made-up")

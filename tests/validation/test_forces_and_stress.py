@@ -9,7 +9,7 @@ from aiida.engine import run_get_node
 from aiida_mlfinetune.calculations.cp2k_cells import settle_level
 from aiida_mlfinetune.common.units import EV_MEV, GPA_EV_A3
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.finite_differences import finite_difference_frames, pairs

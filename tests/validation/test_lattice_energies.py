@@ -18,7 +18,7 @@ from ase.units import Hartree
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, lay_over
 from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 

@@ -18,7 +18,7 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.report import collect, render
 from aiida_mlfinetune.report.sections.assessment import assessment_section, check_rows
-from aiida_mlfinetune.science.crystals import build_crystal
+from aiida_mlfinetune.science.crystals.crystals import build_crystal
 from aiida_mlfinetune.workchains import assess as module
 from aiida_mlfinetune.workchains.assess import AssessWorkChain, training_frames
 from tests.calculations.test_ipi import ice_cell

@@ -15,6 +15,8 @@ from ase.build import molecule
 from aiida_mlfinetune.calculations import ipi_input
 from aiida_mlfinetune.calculations.ipi import IpiCalculation
 from aiida_mlfinetune.common.errors import ModelError, StudyError
+from aiida_mlfinetune.science.dynamics.gle import load_matrix
+from aiida_mlfinetune.workchains import dynamics
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell
 from tests.fixtures.models import make_tiny_model
@@ -71,7 +73,9 @@ def test_no_progress_ends_the_chain():
     assert report.exit_code == DynamicsWorkChain.exit_codes.ERROR_NO_PROGRESS
 
 
-def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal):
+def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal, tiny_model_file):
+    from mace.calculators import MACECalculator
+
     builder = make_builder(
         crystal, parameters={"n_steps": 4000, "min_distance_A": 0.6}, ensemble="nve", temperature_K=30000.0
     )
@@ -84,6 +88,11 @@ def test_explosion_ends_the_chain_with_what_came_before(make_builder, crystal):
     assert outputs["trajectory"].n_frames >= 1
     assert np.isfinite(outputs["trajectory"].frames.positions).all()
     assert len(outputs["properties"].get_array("step")) >= 1
+    (last,) = outputs["last_sane"].frames.to_atoms(f"{builder.model.sha256[:8]}/mace")
+    own = MACECalculator(tiny_model_file, device="cpu", default_dtype="float64")
+    assert last.get_all_distances(mic=True)[np.triu_indices(6, 1)].min() >= 0.6
+    assert last.get_potential_energy() == pytest.approx(own.get_potential_energy(last), abs=1e-8)
+    np.testing.assert_allclose(last.get_forces(), own.get_forces(last), atol=1e-8)
 
 
 def test_failed_run_is_not_repeated():
@@ -113,7 +122,11 @@ def test_published_numbers(ipi_code, crystal, tiny_model):
         "barostat_tau_fs": 1000.0,
         "stride": 100,
         "properties_stride": 100,
+        "thermostat": "gle",
+        "cell_thermostat": "gle",
+        "n_beads": 1,
     }
+    assert builder.parameters["gle"] == load_matrix("optimal-sampling-5x5")
     assert {key: builder.parameters[key] for key in expected} == expected
     assert builder.parameters["n_steps"] * builder.parameters["timestep_fs"] == 50000.0
     assert set(DynamicsWorkChain.get_available_protocols()) == {"demo", "fast", "balanced", "kaur2025"}
@@ -124,6 +137,11 @@ def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, py
         make_builder(crystal, temperature_K=-1)
     with pytest.raises(StudyError, match="n_steps is 0"):
         make_builder(crystal, parameters={"n_steps": 0})
+    with pytest.raises(StudyError, match="batch_size is 3, but must divide n_beads"):
+        make_builder(crystal, parameters={"n_beads": 8, "batch_size": 3})
+    matrix = {"name": "mine", "drift_per_atomic_time": [[1.0, 5.0], [0.0, 1.0]]}
+    with pytest.raises(StudyError, match="drift A of mine is not positive definite"):
+        make_builder(crystal, parameters={"thermostat": "gle", "gle": matrix})
     with pytest.raises(StudyError, match=r"over 2\.0 fs"):
         make_builder(crystal, parameters={"timestep_fs": 4.0})
     make_builder(crystal, parameters={"timestep_fs": 4.0, "allow_large_timestep": True})
@@ -146,6 +164,33 @@ def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, py
         builder.modle = other
     with pytest.raises(AttributeError, match="cod"):
         builder.ipi.cod = python_code
+
+
+WITHOUT_STRESS = {"parameters": {"loss": "weighted", "mode": "scratch"}}
+NO_STRESS_LABELS = {
+    "parameters": {"loss": "stress", "mode": "scratch"},
+    "trained": {"sets": {"train": {"Default": {"n": 9, "energy": 9, "forces": 9, "stress": 0}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"), [(WITHOUT_STRESS, "'weighted'"), (NO_STRESS_LABELS, "none of the frames")]
+)
+def test_barostat_with_a_model_that_never_saw_stress(
+    make_builder, crystal, make_model_data, tiny_model_file, monkeypatch, settings, why
+):
+    said = []
+    monkeypatch.setattr(dynamics.AIIDA_LOGGER, "warning", said.append)
+    model = make_model_data(tiny_model_file, settings=settings)
+    make_builder(crystal, model=model)
+    (warning,) = [text for text in said if "was trained without stress" in text]
+    assert why in warning
+    with pytest.raises(ModelError, match=r"trained without stress.*but npt-flexible moves the cell by it: train on"):
+        make_builder(crystal, model=model, parameters={"require_stress": True})
+    said.clear()
+    make_builder(crystal, model=model, ensemble="nvt", parameters={"require_stress": True})
+    make_builder(crystal, parameters={"require_stress": True})  # of its training nothing is known
+    assert not [text for text in said if "without stress" in text]
 
 
 def test_inputs_are_checked_together_without_a_builder(make_builder, crystal, tiny_model):

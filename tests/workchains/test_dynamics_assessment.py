@@ -11,12 +11,14 @@ from aiida.common import AttributeDict
 
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.report.sections.dynamics import dynamics_section
-from aiida_mlfinetune.science.crystals import build_crystal
+from aiida_mlfinetune.science.crystals.crystals import build_crystal
 from aiida_mlfinetune.workchains import dynamics as module
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell
 from tests.data.test_assessments import verdict
 from tests.report import synthetic
+
+PARAMETERS = {"ensemble": "npt-flexible", "temperature_K": 100.0, "pressure_bar": 1.0, "n_steps": 10, "seed": 1}
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")
 
@@ -51,7 +53,8 @@ def reports(model, caller=None) -> list[str]:
     """Return what a process says about its model when it starts."""
     told: list[str] = []
     node = SimpleNamespace(caller=caller)
-    chain = SimpleNamespace(inputs=AttributeDict({"model": model}), node=node, report=told.append)
+    inputs = AttributeDict({"model": model, "parameters": orm.Dict(PARAMETERS)})
+    chain = SimpleNamespace(inputs=inputs, node=node, report=told.append)
     DynamicsWorkChain.warn_of_model(chain)
     return told
 

@@ -10,9 +10,9 @@ from aiida_mlfinetune.calculations.cp2k_input import level_metadata
 from aiida_mlfinetune.calculations.functions.isolated_atoms import lowest_energies, spin_level
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels
-from aiida_mlfinetune.science.training_input import e0s_problem
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels
+from aiida_mlfinetune.science.training.inputs import e0s_problem
 from aiida_mlfinetune.workchains.isolated_atoms import IsolatedAtomsWorkChain
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 

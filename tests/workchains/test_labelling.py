@@ -18,7 +18,7 @@ from aiida_mlfinetune.calculations.functions.labelling import NO_OUTPUT
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.label_results import NOT_REACHED
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES, find_level
 from aiida_mlfinetune.workchains.protocols.levels import load_level

@@ -16,8 +16,8 @@ from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw.json_lines import read_json_lines
 from aiida_mlfinetune.parsers.raw.timings import cp2k_timing
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.planning import compositions, make_plan
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.plans.labelling import compositions, make_plan
 from aiida_mlfinetune.workchains.labelling.pilot import Labelling, pilot_builder, pilot_costs
 from aiida_mlfinetune.workchains.protocols.vasp_levels import load_vasp_level
 from tests.fixtures.codes import PREPEND

@@ -17,9 +17,9 @@ from ase.build import molecule
 from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
-from aiida_mlfinetune.science.replay import FrameDescriptors, farthest_points
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
+from aiida_mlfinetune.science.training.replay import FrameDescriptors, farthest_points
 from aiida_mlfinetune.workchains.replay import ReplayWorkChain
 
 LEVEL = Level("pbe/vasp", engine="vasp", method="PBE")

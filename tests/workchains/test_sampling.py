@@ -16,7 +16,7 @@ from aiida_mlfinetune.calculations.cp2k_md import md_parameters
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.md_settings import MdSettings
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 from tests.fixtures.codes import PREPEND
@@ -193,7 +193,7 @@ def test_no_frame_at_all_is_an_error(process):
 
 
 def _frames(n):
-    from aiida_mlfinetune.science.frames import Frames
+    from aiida_mlfinetune.science.datasets.frames import Frames
 
     return Frames.from_atoms([two_waters()] * n)
 

@@ -13,9 +13,10 @@ from aiida_mlfinetune.calculations.functions.dataset import without_level_of
 from aiida_mlfinetune.common.errors import FramesError, ModelError, MoleculesError, StudyError
 from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.crystals import carbon_dioxide, ice_xi
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.crystals.crystals import carbon_dioxide, ice_xi
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
+from aiida_mlfinetune.workchains.model_sampling import ModelSamplingWorkChain
 from aiida_mlfinetune.workchains.sublimation import SublimationWorkChain
 
 PROTOCOLS = ("demo", "fast", "balanced", "kaur2025")
@@ -93,6 +94,53 @@ def test_without_a_foundation_a_model_is_trained_from_scratch(build, start):
     assert builder.training.parameters["mode"] == "scratch"
     assert builder.foundation is None
     assert start(builder).node.is_stored
+
+
+def test_frames_may_come_from_dynamics_with_a_model(build, start, tiny_model, monkeypatch):
+    own = {"dynamics": {"parameters": {"n_steps": 400, "stride": 4}}, "selection": {"n_frames": 7}}
+    builder = build(sampling_model=tiny_model, temperature_K=77.0, overrides={"sampling_crystal": own})
+    assert builder.model_sampling_crystal.dynamics.parameters["temperature_K"] == 77.0
+    assert builder.model_sampling_gas.dynamics.parameters["ensemble"] == "nvt"
+    assert "sampling, crystal: 400 steps of 0.5 fs" in SublimationWorkChain.describe(builder)
+    assert "labelling: 27 frames" in SublimationWorkChain.describe(builder)
+    process = start(builder)
+    submitted = {}
+
+    def submit(chain, **inputs):
+        start(chain, **inputs)  # as its validators see it
+        submitted[inputs["metadata"]["call_link_label"]] = (chain, inputs["dynamics"])
+        return child(0)
+
+    monkeypatch.setattr(process, "submit", submit)
+    process.take_molecule()
+    process.run_sampling()
+    assert "refused" not in process.ctx
+    assert {chain for chain, _ in submitted.values()} == {ModelSamplingWorkChain}
+    assert submitted["model_sampling_gas"][1]["structure"].get_formula() == "H2O"
+    assert submitted["model_sampling_crystal"][1]["model"].sha256 == tiny_model.sha256
+    for phase, atoms in (("crystal", ice_xi()), ("gas", process.ctx.structures.gas.get_ase())):
+        frames = DatasetData(Frames.from_atoms([atoms]))
+        process.ctx[f"model_sampling_{phase}"] = child(
+            0, dataset=frames, trajectory=frames.clone(), properties=orm.ArrayData({"step": np.arange(3)})
+        )
+    assert process.inspect_sampling() is None
+    assert process.ctx.frames.frames.n_atoms.tolist() == [24, 3]
+    assert process.outputs["model_sampling_gas"]["dataset"].n_frames == 1
+    process.ctx.model_sampling_gas = child(350)
+    assert process.inspect_sampling().status == SublimationWorkChain.exit_codes.ERROR_SAMPLING_FAILED.status
+
+
+def test_the_model_that_samples_must_know_the_elements_and_be_alone(build, start, tiny_model):
+    with pytest.raises(ModelError, match="knows"):
+        build(carbon_dioxide(), overrides={"foundation": None}, foundation=None, sampling_model=tiny_model)
+    builder = build()
+    builder.sampling_model = tiny_model
+    with pytest.raises(ValueError, match="inputs of sampling_crystal, which does not run"):
+        start(builder)
+    builder = build(sampling_model=tiny_model)
+    del builder.sampling_model
+    with pytest.raises(ValueError, match="give `sampling_model` too"):
+        start(builder)
 
 
 def test_labels_may_come_from_any_ase_calculator(build, start, python_code):

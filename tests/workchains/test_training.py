@@ -13,8 +13,8 @@ from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.mace_train import baseline_of
-from aiida_mlfinetune.science.levels import Labels
-from aiida_mlfinetune.science.model_levels import model_level
+from aiida_mlfinetune.science.datasets.levels import Labels
+from aiida_mlfinetune.science.models.levels import model_level
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 from tests.fixtures.training import HIGHER

@@ -17,7 +17,7 @@ from ase.build import molecule
 
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain
 from aiida_mlfinetune.workchains.protocols.vasp_levels import load_vasp_level

@@ -17,13 +17,13 @@ from aiida_mlfinetune.data.assessments import NAME
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import assessment as science
-from aiida_mlfinetune.science.baseline import baseline_head
-from aiida_mlfinetune.science.distances import smallest_distances
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.metrics import label_errors
-from aiida_mlfinetune.science.molecules import perceive_molecules
-from aiida_mlfinetune.science.probes import Probe, ProbeKind, ProbeSettings, make_probes
+from aiida_mlfinetune.science.crystals.molecules import perceive_molecules
+from aiida_mlfinetune.science.datasets.distances import smallest_distances
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.models import assessment as science
+from aiida_mlfinetune.science.models.baseline import baseline_head
+from aiida_mlfinetune.science.models.metrics import label_errors
+from aiida_mlfinetune.science.models.probes import Probe, ProbeKind, ProbeSettings, make_probes
 
 METHOD = "number of checks that failed; each with its number and threshold in details"
 CHECKED_ON = "validation frames, which chose the best epoch of the training, stand in for test frames"

@@ -7,11 +7,11 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.merging import drop_levels, transfer_labels
-from aiida_mlfinetune.science.selection import Selection, select_indices
-from aiida_mlfinetune.science.splits import SplitSizes, split_frames
-from aiida_mlfinetune.science.volumes import frames_at_random_volumes
+from aiida_mlfinetune.science.crystals.volumes import frames_at_random_volumes
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.merging import drop_levels, transfer_labels
+from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
+from aiida_mlfinetune.science.datasets.splits import SplitSizes, split_frames
 
 REFERENCE_VOLUME = "reference_volume_A3"
 

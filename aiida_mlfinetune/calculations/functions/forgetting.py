@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import forgetting as science
+from aiida_mlfinetune.science.models import forgetting as science
 
 PREFIX = "forgetting_"
 UNITS = {"energy": "meV_per_atom", "energy_about_shifts": "meV_per_atom", "forces": "meV_A", "stress": "meV_A3"}

@@ -12,8 +12,8 @@ from ase import Atoms
 
 from aiida_mlfinetune.calculations.cp2k_input import lay_over, level_metadata
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels
 
 ATOM, LEVEL, LABELLED = "atom_", "level_", "labelled_"
 

@@ -7,9 +7,9 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.batches import batch_indices
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.merging import labelled_indices, transfer_labels
+from aiida_mlfinetune.science.datasets.batches import batch_indices
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.merging import labelled_indices, transfer_labels
 
 BATCH, LABELLED, FAILED, RUNG = "batch_", "labelled_", "failed_", "rung_"
 NO_OUTPUT = "its job failed without output; see the process"

@@ -13,11 +13,11 @@ from aiida.engine import calcfunction
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import learning_curve as science
-from aiida_mlfinetune.science.correlation import CorrelationTime, longest
-from aiida_mlfinetune.science.correlation import correlation_time as correlation_of
-from aiida_mlfinetune.science.metrics import label_errors
-from aiida_mlfinetune.science.splits import NestedSizes, nested_split
+from aiida_mlfinetune.science.averages.correlation import CorrelationTime, longest
+from aiida_mlfinetune.science.averages.correlation import correlation_time as correlation_of
+from aiida_mlfinetune.science.datasets.splits import NestedSizes, nested_split
+from aiida_mlfinetune.science.models.metrics import label_errors
+from aiida_mlfinetune.science.training import learning_curve as science
 
 SET_NAMES = {"valid": "validation", "test": "test"}
 TRAIN, ERRORS, PARAMETERS = "train_", "errors_", "parameters_"

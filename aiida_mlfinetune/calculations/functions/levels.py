@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import comparison as science
+from aiida_mlfinetune.science.datasets import comparison as science
 
 PREFIX = "level_difference_"
 SPREAD = "root mean square of A - B about its mean, on the frames that carry both levels"

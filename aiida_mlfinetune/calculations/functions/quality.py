@@ -12,10 +12,10 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import label_quality as science
-from aiida_mlfinetune.science.coverage import Coverage
-from aiida_mlfinetune.science.duplicates import TOLERANCE_A
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets import label_quality as science
+from aiida_mlfinetune.science.datasets.coverage import Coverage
+from aiida_mlfinetune.science.datasets.duplicates import TOLERANCE_A
+from aiida_mlfinetune.science.datasets.frames import Frames
 
 MOST_LISTED = 200
 """Frames that are named in the attributes of an observable; all of them are in its arrays."""

@@ -15,11 +15,11 @@ from aiida_mlfinetune.common.units import EV_MEV
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science.atomic_energies import determination, estimate_atomic_energies, residual_rmse
-from aiida_mlfinetune.science.checks import check_disjoint, unique_indices
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import FloatArray
-from aiida_mlfinetune.science.merging import drop_levels
+from aiida_mlfinetune.science.datasets.atomic_energies import determination, estimate_atomic_energies, residual_rmse
+from aiida_mlfinetune.science.datasets.checks import check_disjoint, unique_indices
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import FloatArray
+from aiida_mlfinetune.science.datasets.merging import drop_levels
 
 DISSOCIATION_TOLERANCE_EV = 1e-3
 """A model whose isolated atoms are further than this from their reference energies does not dissociate to them."""

@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science import replay as science
+from aiida_mlfinetune.science.training import replay as science
 
 CANDIDATES, OTHERS = "candidates", "others"
 

@@ -7,6 +7,7 @@ drops the equilibration that it detects, and says in ``details`` how much that w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from aiida_mlfinetune.common.errors import MlFinetuneError, MoleculesError
 from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.data.observable import ObservableData
-from aiida_mlfinetune.science import thermodynamics as science
-from aiida_mlfinetune.science.molecules import gas_molecule, perceive_crystal
-from aiida_mlfinetune.science.statistics import TimeAverage, time_average
+from aiida_mlfinetune.science.averages import thermodynamics as science
+from aiida_mlfinetune.science.averages.statistics import TimeAverage, time_average
+from aiida_mlfinetune.science.crystals.molecules import gas_molecule, perceive_crystal
 
 METHOD = "time average after detected equilibration; error from the statistical inefficiency"
 CLASSICAL = "classical nuclei, kinetic energy 3/2 kT per atom"
+QUANTUM = "{n_beads} beads, centroid-virial kinetic energy"
+KINETIC = "kinetic_cv_eV"
+"""Array of the centroid-virial estimator, that path-integral runs have."""
 
 
 @calcfunction
@@ -46,7 +50,7 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
     atoms = structure.get_ase()
     molecules = perceive_crystal(atoms)
     temperature = _temperature(conditions)
-    run = _run_with_volumes(properties)
+    run = _run_with_volumes(properties, *_kinetic_arrays(conditions))
     series = science.crystal_enthalpy(
         run["potential_energy_eV"],
         run["volume_A3"],
@@ -54,6 +58,7 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
         n_molecules=molecules.n_molecules,
         temperature=temperature,
         pressure=float(conditions.get_dict().get("pressure_bar", 0.0)),
+        kinetic_energy=run.get(KINETIC),
     )
     fixed_centre = science.fixed_centre_of_mass_energy(molecules.n_molecules, temperature) * EV_KJMOL
     details = {
@@ -62,7 +67,7 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
         "fixed_centre_of_mass_kJmol": fixed_centre,
     }
     return _observable(
-        "enthalpy_crystal", series * EV_KJMOL, "kJ/mol", f"{METHOD}; {CLASSICAL}", run, conditions, details
+        "enthalpy_crystal", series * EV_KJMOL, "kJ/mol", f"{METHOD}; {_nuclei(conditions)}", run, conditions, details
     )
 
 
@@ -70,13 +75,13 @@ def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, co
 def gas_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, conditions: orm.Dict) -> ObservableData:
     """Return the enthalpy of the ideal gas in kJ/mol of molecules, on the energy scale of the model."""
     atoms = structure.get_ase()
-    run = _run(properties)
-    series = science.gas_enthalpy(run["potential_energy_eV"], len(atoms), _temperature(conditions))
+    run = _run(properties, *_kinetic_arrays(conditions))
+    series = science.gas_enthalpy(run["potential_energy_eV"], len(atoms), _temperature(conditions), run.get(KINETIC))
     return _observable(
         "enthalpy_gas",
         series * EV_KJMOL,
         "kJ/mol",
-        f"{METHOD}; {CLASSICAL}; ideal gas",
+        f"{METHOD}; {_nuclei(conditions)}; ideal gas",
         run,
         conditions,
         {"formula": atoms.get_chemical_formula(), "n_molecules": 1},
@@ -86,7 +91,18 @@ def gas_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, condit
 @calcfunction
 def sublimation_enthalpy(enthalpy_crystal: ObservableData, enthalpy_gas: ObservableData) -> ObservableData:
     """Return H_gas - H_crystal in kJ/mol, positive for a stable crystal."""
-    crystal, gas = enthalpy_crystal, enthalpy_gas
+    return compare_enthalpies(enthalpy_crystal, enthalpy_gas)
+
+
+def compare_enthalpies(
+    crystal: ObservableData, gas: ObservableData, details: Mapping[str, Any] | None = None
+) -> ObservableData:
+    """Return the sublimation enthalpy of two enthalpies of one state and one level, with further ``details``.
+
+    Raises:
+        MlFinetuneError: other observables, or different temperatures, numbers of beads or levels.
+        MoleculesError: different molecules.
+    """
     names = (("enthalpy_crystal", crystal), ("enthalpy_gas", gas))
     for expected, observable in names:
         if observable.name != expected or observable.unit != "kJ/mol":
@@ -100,6 +116,15 @@ def sublimation_enthalpy(enthalpy_crystal: ObservableData, enthalpy_gas: Observa
     temperatures = [observable.conditions["temperature_K"] for observable in (crystal, gas)]
     if abs(temperatures[0] - temperatures[1]) > 1e-9 * temperatures[0]:
         raise MlFinetuneError(f"crystal and gas were run at different temperatures: {temperatures} K")
+    beads = [observable.conditions.get("n_beads", 1) for observable in (crystal, gas)]
+    if beads[0] != beads[1]:
+        raise MlFinetuneError(
+            f"crystal and gas were run with different numbers of beads: {beads}; the errors of too few beads cancel "
+            "only between equal numbers"
+        )
+    levels = [observable.conditions.get("level") for observable in (crystal, gas)]
+    if levels[0] != levels[1]:
+        raise MlFinetuneError(f"crystal and gas were averaged at different levels: {levels}")
     result = science.sublimation_enthalpy(
         science.Estimate(gas.value, gas.error), science.Estimate(crystal.value, crystal.error)
     )
@@ -110,7 +135,8 @@ def sublimation_enthalpy(enthalpy_crystal: ObservableData, enthalpy_gas: Observa
         error=result.error,
         unit="kJ/mol",
         conditions=crystal.conditions,
-        method=f"H_gas - H_crystal, positive for a stable crystal; {CLASSICAL}; ideal gas; errors added in quadrature",
+        method=f"H_gas - H_crystal, positive for a stable crystal; {_of_beads(beads[0])}; ideal gas; errors added in "
+        "quadrature",
         n_independent=min(independent) if independent else None,
         warnings=[f"{name}: {warning}" for name, observable in names for warning in observable.warnings],
         details={
@@ -118,6 +144,7 @@ def sublimation_enthalpy(enthalpy_crystal: ObservableData, enthalpy_gas: Observa
             "n_molecules": crystal.details["n_molecules"],
             "error_crystal_kJmol": crystal.base.attributes.get("error"),
             "error_gas_kJmol": gas.base.attributes.get("error"),
+            **(details or {}),
         },
     )
 
@@ -178,9 +205,22 @@ def _run(properties: orm.ArrayData, *names: str) -> dict[str, NDArray[np.float64
     return arrays
 
 
-def _run_with_volumes(properties: orm.ArrayData) -> dict[str, NDArray[np.float64]]:
+def _kinetic_arrays(conditions: orm.Dict) -> tuple[str, ...]:
+    """Return the array of the kinetic energy that a run under ``conditions`` has to have, if any."""
+    return (KINETIC,) if _conditions(conditions)["n_beads"] > 1 else ()
+
+
+def _nuclei(conditions: orm.Dict) -> str:
+    return _of_beads(_conditions(conditions)["n_beads"])
+
+
+def _of_beads(n_beads: int) -> str:
+    return CLASSICAL if n_beads == 1 else QUANTUM.format(n_beads=n_beads)
+
+
+def _run_with_volumes(properties: orm.ArrayData, *names: str) -> dict[str, NDArray[np.float64]]:
     """Return a run at the steps whose volume was printed; the others hold NaN."""
-    arrays = _run(properties, "volume_A3")
+    arrays = _run(properties, "volume_A3", *names)
     printed = np.isfinite(arrays["volume_A3"])
     if not printed.any():
         raise MlFinetuneError("the run has no volumes: a crystal needs a run of a periodic cell")

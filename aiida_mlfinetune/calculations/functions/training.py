@@ -8,11 +8,11 @@ from aiida.engine import calcfunction
 from aiida_mlfinetune.calculations.mace_evaluate import DEFAULT_PARAMETERS
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.comparison import difference_level
-from aiida_mlfinetune.science.levels import Level
-from aiida_mlfinetune.science.mace_arguments import DEFAULTS
-from aiida_mlfinetune.science.model_levels import model_level_key
-from aiida_mlfinetune.science.training_input import foundation_head
+from aiida_mlfinetune.science.datasets.comparison import difference_level
+from aiida_mlfinetune.science.datasets.levels import Level
+from aiida_mlfinetune.science.models.levels import model_level_key
+from aiida_mlfinetune.science.training.inputs import foundation_head
+from aiida_mlfinetune.science.training.mace_arguments import DEFAULTS
 
 RATES = ("lr", "swa_lr")
 RATE_FACTOR = 0.3

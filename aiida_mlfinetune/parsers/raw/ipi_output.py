@@ -10,7 +10,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("BinaryTrajectory", "Ending", "parse_ending", "parse_properties", "read_trajectory", "seconds_per_step")
+__all__ = (
+    "BinaryTrajectory",
+    "Ending",
+    "parse_cell_motion",
+    "parse_ending",
+    "parse_properties",
+    "read_trajectory",
+    "seconds_per_step",
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -147,6 +155,12 @@ def _nothing_but_a_cut_frame(n_atoms: int) -> BinaryTrajectory:
     if not 1 <= n_atoms < 10**8:
         raise ValueError(f"not a binary trajectory of i-PI: it says that it holds {n_atoms} atoms")
     return BinaryTrajectory(np.zeros(0, np.int64), np.zeros((0, 3, 3)), np.zeros((0, n_atoms, 3)), ())
+
+
+def parse_cell_motion(text: str) -> dict[int, float]:
+    """Return the kinetic energy of the cell in eV by step, from what the driver wrote; a cut last line is dropped."""
+    rows = [line.split() for line in text[: text.rfind("\n") + 1].splitlines() if not line.startswith("#")]
+    return {int(row[0]): float(row[1]) for row in rows if len(row) == 2}
 
 
 def parse_ending(stdout: str) -> Ending:

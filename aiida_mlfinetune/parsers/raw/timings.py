@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from aiida_mlfinetune.parsers.raw.cp2k_reftraj import parse_reftraj
-from aiida_mlfinetune.science.planning import Timing
+from aiida_mlfinetune.science.plans.labelling import Timing
 
 KIB_PER_MIB = 1024.0
 # The wall time of each frame but the first, whatever CP2K calls it.

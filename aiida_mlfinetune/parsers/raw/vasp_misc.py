@@ -9,7 +9,7 @@ import numpy as np
 
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.common.units import GPA_EV_A3
-from aiida_mlfinetune.science.levels import FloatArray
+from aiida_mlfinetune.science.datasets.levels import FloatArray
 
 ENERGY_TYPES = ("energy_free", "energy_extrapolated")
 """What aiida-vasp is asked to store."""

@@ -10,7 +10,7 @@ from aiida_mlfinetune.data.observable import ObservableData
 from aiida_mlfinetune.plotting import PlottedCurve, new_figure, plot_learning_curve, to_svg
 from aiida_mlfinetune.report.page import Figure, Headline, Section, Table
 from aiida_mlfinetune.report.text import number, with_error
-from aiida_mlfinetune.science.learning_curve import Curve, title_of, unit_of
+from aiida_mlfinetune.science.training.learning_curve import Curve, title_of, unit_of
 
 __all__ = ("curve_headline", "curve_section", "learning_curve_svg", "split_section", "trainings_section")
 
@@ -96,7 +96,8 @@ def split_section(curve: ObservableData) -> Section:
 def trainings_section(process: orm.ProcessNode) -> Section:
     """Return a table of all trainings of a process."""
     rows = []
-    for link in process.base.links.get_outgoing(node_class=orm.WorkChainNode).all():
+    links = process.base.links.get_outgoing(node_class=orm.WorkChainNode).all()
+    for link in sorted(links, key=lambda one: one.link_label):
         node = link.node
         errors = node.outputs.errors.get_dict() if "errors" in node.outputs else {}
         own = errors.get("test") or errors.get("valid") or {}

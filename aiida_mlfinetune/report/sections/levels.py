@@ -8,7 +8,7 @@ from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report.page import Section, Table
 from aiida_mlfinetune.report.text import number
-from aiida_mlfinetune.science.comparison import Deviation, LevelComparison, compare_levels
+from aiida_mlfinetune.science.datasets.comparison import Deviation, LevelComparison, compare_levels
 
 __all__ = ("comparison_section", "content_section")
 

@@ -21,8 +21,8 @@ from aiida_mlfinetune.report.graph import chains, role
 from aiida_mlfinetune.report.origins import origins
 from aiida_mlfinetune.report.page import Figure, Section, Table
 from aiida_mlfinetune.report.text import number
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.label_quality import OUTLIER_SCORE, LabelQuality, assess_labels, quality_warnings
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.label_quality import OUTLIER_SCORE, LabelQuality, assess_labels, quality_warnings
 
 __all__ = ("dataset_quality_section", "quality_rows", "quality_section")
 

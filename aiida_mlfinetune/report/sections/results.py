@@ -11,19 +11,20 @@ from aiida_mlfinetune.report.text import conditions, with_error
 __all__ = ("headlines", "observables")
 
 TITLES = {
+    "sublimation_enthalpy_total": "Sublimation enthalpy with its corrections",
     "sublimation_enthalpy": "Sublimation enthalpy",
     "density": "Density",
     "enthalpy_crystal": "Enthalpy of the crystal",
     "enthalpy_gas": "Enthalpy of the gas",
 }
 UNITS = {"g/cm^3": "g/cm³"}
-MAIN = ("sublimation_enthalpy", "density")
+MAIN = ("sublimation_enthalpy_total", "sublimation_enthalpy", "density")
 
 
 def observables(node: orm.ProcessNode) -> dict[str, ObservableData]:
-    """Return the observables that a process returned, by their names."""
-    outputs = node.base.links.get_outgoing(node_class=ObservableData).all_nodes()
-    return {observable.name: observable for observable in outputs}
+    """Return the observables that a process returned by their names, in their order; those in namespaces left out."""
+    links = sorted(node.base.links.get_outgoing(node_class=ObservableData).all(), key=lambda link: link.link_label)
+    return {link.node.name: link.node for link in links if "__" not in link.link_label}
 
 
 def headlines(node: orm.ProcessNode) -> tuple[Headline, ...]:

@@ -1,4 +1,4 @@
-"""The ab initio MD that frames were taken from."""
+"""The molecular dynamics that frames were taken from: with CP2K, or with a model."""
 
 from __future__ import annotations
 
@@ -13,36 +13,47 @@ from aiida_mlfinetune.report.text import number
 
 __all__ = ("sampling_section",)
 
+KINDS = {
+    "sampling": "Frames come from ab initio molecular dynamics with CP2K.",
+    "model_sampling": "Frames come from molecular dynamics with a model.",
+}
 HEADER = ("run", "system", "level", "ensemble", "T / K", "p / bar", "steps", "time step / fs", "frames taken")
 
 
 def sampling_section(node: orm.ProcessNode) -> Section:
     """Return the section about all sampling runs of a process."""
-    rows, figures = [], []
-    for chain in chains(node, "sampling"):
-        rows.append(_row(chain))
-        if "properties" in chain.outputs:
-            figures.append(_figure(chain))
+    rows, figures, paragraphs = [], [], []
+    for name, text in KINDS.items():
+        found = chains(node, name)
+        paragraphs += [text] if found else []
+        rows += [_row(chain) for chain in found]
+        figures += [_figure(chain) for chain in found if "properties" in chain.outputs]
     return Section(
         title="Sampling",
-        paragraphs=("Frames come from ab initio molecular dynamics with CP2K.",) if rows else (),
+        paragraphs=tuple(paragraphs),
         tables=(Table(HEADER, tuple(rows)),) if rows else (),
         figures=tuple(figures),
     )
 
 
-def _settings(chain: orm.ProcessNode, name: str) -> dict[str, Any]:
-    return chain.inputs[name].get_dict() if name in chain.inputs else {}
+def _run(chain: orm.ProcessNode) -> tuple[orm.StructureData, dict[str, Any], str]:
+    """Return what was run, with which settings, by what."""
+    if "dynamics" in chain.inputs:
+        own = chain.inputs.dynamics
+        return own.structure, own.parameters.get_dict(), f"model {own.model.sha256[:8]}"
+    level = chain.inputs.level.get_dict() if "level" in chain.inputs else {}
+    md = chain.inputs.md.get_dict() if "md" in chain.inputs else {}
+    return chain.inputs.structure, md, str(level.get("method", level.get("key", "–")))
 
 
 def _row(chain: orm.ProcessNode) -> tuple[str, ...]:
-    md, level = _settings(chain, "md"), _settings(chain, "level")
-    periodic = any(chain.inputs.structure.pbc)
+    structure, md, by = _run(chain)
+    periodic = any(structure.pbc)
     taken = number(chain.outputs.dataset.n_frames) if "dataset" in chain.outputs else "none"
     return (
         f"{role(chain) or 'sampling'} ({chain.pk})",
-        chain.inputs.structure.get_formula(mode="hill") + ("" if periodic else ", gas"),
-        str(level.get("method", level.get("key", "–"))),
+        structure.get_formula(mode="hill") + ("" if periodic else ", gas"),
+        by,
         str(md.get("ensemble", "–")),
         number(md.get("temperature_K")),
         number(md.get("pressure_bar") if "npt" in str(md.get("ensemble")) else None),
@@ -53,11 +64,12 @@ def _row(chain: orm.ProcessNode) -> tuple[str, ...]:
 
 
 def _figure(chain: orm.ProcessNode) -> Figure:
-    structure = chain.inputs.structure
+    structure, md, by = _run(chain)
     svg = md_figure(
         chain.outputs.properties,
         f"sampling{chain.pk}",
         len(structure.sites),
-        _settings(chain, "md").get("temperature_K"),
+        md.get("temperature_K"),
     )
-    return Figure(svg, f"CP2K MD of {structure.get_formula(mode='hill')} ({role(chain) or chain.pk}).")
+    who = "MD with a model" if by.startswith("model ") else "CP2K MD"
+    return Figure(svg, f"{who} of {structure.get_formula(mode='hill')} ({role(chain) or chain.pk}).")

@@ -16,9 +16,9 @@ from aiida_mlfinetune.report.graph import chains, role
 from aiida_mlfinetune.report.page import Figure, Section, Table
 from aiida_mlfinetune.report.sections.trajectories import array
 from aiida_mlfinetune.report.text import number, settings_rows
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.metrics import molecules_per_frame
-from aiida_mlfinetune.science.model_levels import KEY_SUFFIX
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.models.levels import KEY_SUFFIX
+from aiida_mlfinetune.science.models.metrics import molecules_per_frame
 
 __all__ = ("training_section",)
 

@@ -27,7 +27,7 @@ from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
-from aiida_mlfinetune.science.checks import frames_problem
+from aiida_mlfinetune.science.datasets.checks import frames_problem
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 

@@ -24,7 +24,7 @@ from aiida_mlfinetune.calculations.functions.labelling import settle_cp2k
 from aiida_mlfinetune.calculations.vasp_input import check_vasp_level
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain, vasp_inputs_problem
 from aiida_mlfinetune.workchains.protocols.ase_levels import available_ase_levels, load_ase_level
 from aiida_mlfinetune.workchains.protocols.levels import available_levels, load_level

@@ -18,7 +18,7 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.parsers.raw.json_lines import read_json_lines
 from aiida_mlfinetune.parsers.raw.timings import ase_timing, cp2k_timing, vasp_timing
-from aiida_mlfinetune.science.planning import Composition, Cost, Timing, all_costs, cost
+from aiida_mlfinetune.science.plans.labelling import Composition, Cost, Timing, all_costs, cost
 from aiida_mlfinetune.workchains.labelling.chain import LabellingWorkChain
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES
 from aiida_mlfinetune.workchains.labelling.vasp import VaspLabelWorkChain

@@ -26,7 +26,7 @@ from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.raw.vasp_misc import misc_errors
 from aiida_mlfinetune.parsers.vasp_label import collect_vasp_labels, misc_name
-from aiida_mlfinetune.science.checks import frames_problem
+from aiida_mlfinetune.science.datasets.checks import frames_problem
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 from aiida_mlfinetune.workchains.protocols.vasp_levels import load_vasp_level
 from aiida_mlfinetune.workchains.refill import RefillingWorkChain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
 from importlib import resources
 from typing import Any, ClassVar
 
@@ -50,6 +51,12 @@ class ProtocolMixin:
         return merge(inputs, overrides or {}, free, f"overrides of {cls.__name__}")
 
 
+def inputs_of(builder: Any, *without: str) -> dict[str, Any]:
+    """Return the inputs of a builder but those of ``without``, to be a namespace of another builder."""
+    values = builder._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
+    return {name: value for name, value in values.items() if name not in without}
+
+
 def merge(
     base: Mapping[str, Any], delta: Mapping[str, Any], free: set[str], where: str, path: str = ""
 ) -> dict[str, Any]:
@@ -73,4 +80,9 @@ def merge(
 
 def load_yaml(name: str) -> dict[str, Any]:
     """Return the content of the YAML file ``name`` of this package."""
+    return deepcopy(_parsed(name))
+
+
+@cache
+def _parsed(name: str) -> dict[str, Any]:
     return yaml.safe_load((resources.files(__package__) / name).read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ from aiida import orm
 from aiida_mlfinetune.calculations.functions import dataset as functions
 from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.merging import drop_levels
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.merging import drop_levels
 from tests.fixtures.frames import PBE, XTB, make_frames
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")

@@ -10,8 +10,8 @@ from aiida import orm
 from aiida_mlfinetune.calculations.functions.forgetting import forgetting_ratio
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.forgetting import forgetting_ratios
-from tests.science.test_forgetting import judged
+from aiida_mlfinetune.science.models.forgetting import forgetting_ratios
+from tests.science.models.test_forgetting import judged
 
 LEVELS = {"reference": "dft", "model": "tuned", "foundation": "foundation"}
 

@@ -10,7 +10,7 @@ from aiida_mlfinetune.calculations.functions.levels import compare_levels, subtr
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from tests.fixtures.frames import PBE, XTB, make_frames, random_labels
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")

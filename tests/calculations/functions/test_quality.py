@@ -10,7 +10,7 @@ from aiida_mlfinetune.calculations.functions.dataset import subset
 from aiida_mlfinetune.calculations.functions.quality import assess_labels
 from aiida_mlfinetune.common.units import EV_KJMOL
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.levels import Labels
+from aiida_mlfinetune.science.datasets.levels import Labels
 from tests.fixtures.frames import PBE, XTB, make_frames, random_labels
 
 pytestmark = pytest.mark.usefixtures("aiida_profile_clean")

@@ -13,9 +13,9 @@ from aiida_mlfinetune.calculations.functions.reference_energies import (
 )
 from aiida_mlfinetune.common.errors import FramesError, LabelsError, ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.atomic_energies import composition_matrix
-from aiida_mlfinetune.science.frames import Frames
-from aiida_mlfinetune.science.levels import Labels, Level
+from aiida_mlfinetune.science.datasets.atomic_energies import composition_matrix
+from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from tests.fixtures.models import TINY_E0S, make_tiny_model
 
 LEVEL = Level("pbe/made-up", engine="made-up")

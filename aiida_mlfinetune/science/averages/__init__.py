@@ -1,0 +1,1 @@
+"""Averages over correlated runs, with errors that can be trusted."""

@@ -1,0 +1,1 @@
+"""Crystals and molecules: cells, ices, molecules in crystals, other volumes, spins of atoms."""

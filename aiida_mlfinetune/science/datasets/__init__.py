@@ -1,0 +1,1 @@
+"""Frames and their labels: reading, checking, choosing, splitting, comparing, judging."""

@@ -1,0 +1,1 @@
+"""What a labelling or a study is going to cost."""

@@ -1,0 +1,132 @@
+"""Builders of ``mlfinetune.closed_loop`` from protocols, and checks on its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiida import orm
+from aiida.engine import ProcessBuilder
+
+from aiida_mlfinetune.common.enums import TrainingMode
+from aiida_mlfinetune.common.errors import StudyError
+from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.conclusions.closed_loop import Budget
+from aiida_mlfinetune.science.conclusions.targets import PropertyTarget
+from aiida_mlfinetune.workchains.averages import AveragesWorkChain
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, inputs_of
+from aiida_mlfinetune.workchains.training import TrainingWorkChain
+
+
+class ClosedLoopBuilderMixin(ProtocolMixin):
+    """Gives the work chain ``get_builder_from_protocol``."""
+
+    _PROTOCOL_FILE = "closed_loop.yaml"
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        python_code: orm.AbstractCode,
+        ipi_code: orm.AbstractCode,
+        reference_code: orm.AbstractCode,
+        dataset: DatasetData,
+        crystal: orm.StructureData,
+        molecule: orm.StructureData | None = None,
+        protocol: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        foundation: MaceModelData | None = None,
+        mode: TrainingMode | str | None = None,
+        temperature_K: float | None = None,  # noqa: N803 - the unit
+        pressure_bar: float | None = None,
+        reference_level: str | Mapping[str, Any] | None = None,
+        reference_model: MaceModelData | None = None,
+        target: Mapping[str, float | None] | None = None,
+        budget: Mapping[str, int | None] | None = None,
+    ) -> ProcessBuilder:
+        """Return a builder with the inputs of a protocol.
+
+        Args:
+            python_code: a Python with MACE.
+            ipi_code: i-PI.
+            reference_code: of the reference level's engine.
+            dataset: frames that the first round trains on; they are labelled if they have no labels at the reference.
+            crystal: where the runs of the crystal start.
+            molecule: of the gas phase; without it only the crystal is run.
+            protocol: demo, fast, balanced or kaur2025.
+            overrides: in the layout of ``protocols/closed_loop.yaml``.
+            options: scheduler options by program: python, i-pi, reference.
+            foundation: model that every round starts from.
+            mode: of the training; naive where there is a foundation, else scratch.
+            temperature_K: of all runs.
+            pressure_bar: on the crystal.
+            reference_level: name of a level of any engine, or a whole specification; else the protocol's.
+            reference_model: the model behind a reference level that reads one.
+            target: how far from the reference the averages may be.
+            budget: ``max_rounds`` and ``max_labels``.
+
+        Raises:
+            MlFinetuneError: an unknown protocol or input, or what one of the work chains refuses.
+        """
+        inputs = cls.get_protocol_inputs(protocol, overrides)
+        by_program = dict(options or {})
+        python_options = by_program.pop("python", None)
+        builder = cls.get_builder()
+        builder.dataset = dataset
+        settings = dict(inputs["averages"])
+        averages = AveragesWorkChain.get_builder_from_protocol(
+            ipi_code,
+            crystal,
+            None,
+            molecule,
+            settings.pop("protocol"),
+            settings,
+            by_program,
+            temperature_K=temperature_K,
+            pressure_bar=pressure_bar,
+            reference_code=reference_code,
+            reference_level=reference_level,
+            reference_model=reference_model,
+        )
+        builder.averages = inputs_of(averages)
+        builder.labelling = inputs_of(averages)["reweighting"]["labelling"]
+        settings = dict(inputs["training"])
+        training = TrainingWorkChain.get_builder_from_protocol(
+            python_code,
+            None,
+            builder.labelling.level["key"],
+            foundation,
+            mode,
+            protocol=settings.pop("protocol"),
+            overrides=settings,
+            options=python_options,
+        )
+        builder.training = inputs_of(training, "level")
+        builder.target = orm.Dict(PropertyTarget.from_dict(inputs["target"] if target is None else target).to_dict())
+        builder.budget = orm.Dict(Budget.from_dict({**inputs["budget"], **(budget or {})}).to_dict())
+        if problem := validate_inputs(inputs_of(builder)):
+            raise StudyError(problem)
+        return builder
+
+
+def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
+    """Check what concerns several inputs at once."""
+    if "reweighting" not in inputs.get("averages", {}):
+        return "there is no reference: give the inputs of `averages.reweighting`"
+    level = inputs.get("labelling", {}).get("level")
+    made = inputs["averages"]["reweighting"].get("labelling", {}).get("level")
+    if made is None:
+        return "the frames of the runs have to be labelled: give the inputs of `averages.reweighting.labelling`"
+    if level is not None and level.get_dict() != made.get_dict():
+        return (
+            f"the first frames are labelled at {level['key']!r}, but those of the runs at {made['key']!r}, or with "
+            "other settings: make the two levels agree"
+        )
+    parameters = inputs.get("training", {}).get("parameters")
+    if parameters is not None and parameters.get_dict().get("mode") == TrainingMode.DELTA.value:
+        return "a model of a difference is no potential by itself: choose another mode than 'delta'"
+    if "split" not in inputs.get("training", {}):
+        return "the frames have to be split in every round: give `training.split`, in fractions"
+    return None
