@@ -139,7 +139,7 @@ def test_coordination_number_of_a_gas(gas, properties, conditions):
     ("function", "settings", "message"),
     [
         ("radial_distribution", {"pairs": [["Ar", "O"]], "r_max_A": 4.0}, "no element 'O'"),
-        ("radial_distribution", {"pairs": [["Ar", "Ar"]], "r_max_A": 16.0}, "angstrom can be asked of this trajectory"),
+        ("radial_distribution", {"pairs": [["Ar", "Ar"]], "r_max_A": 16.0}, "ask for at most 14.959 angstrom"),
         ("radial_distribution", {"pairs": ["Ar"], "r_max_A": 4.0}, "list such as"),
         ("radial_distribution", {"pairs": [["Ar", "Ar"]], "rmax": 4.0}, r"unknown settings \['rmax'\]"),
         ("mean_squared_displacement", {"element": "Ca"}, "no element 'Ca'"),
