@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, settle_level
+from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, narrow_cells_warning, settle_level
 from aiida_mlfinetune.science.datasets.frames import Frames
 
 NAMES_FILENAME = "cp2k_names.json"
@@ -42,6 +42,11 @@ def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
         StudyError: cells that are too small for exact exchange.
     """
     return settle_level(spec, frames.cells[frames.pbc.all(axis=1)])
+
+
+def level_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
+    """Return why labels of ``frames`` at a settled level would be doubtful, or None: narrow cells at few k-points."""
+    return narrow_cells_warning(spec, frames.cells[frames.pbc.all(axis=1)])
 
 
 def kinds_problem(spec: Mapping[str, Any], elements: Iterable[str]) -> str | None:

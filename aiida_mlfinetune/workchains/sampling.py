@@ -10,6 +10,7 @@ from aiida.common import AttributeDict
 from aiida.common.log import AIIDA_LOGGER
 from aiida.engine import BaseRestartWorkChain, ExitCode, ProcessHandlerReport, process_handler, while_
 
+from aiida_mlfinetune.calculations.cp2k_cells import narrow_cells_warning
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_md import (
     Cp2kMdCalculation,
@@ -138,6 +139,8 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             spec = dict(level)
         else:
             spec = load_level(level or inputs["level"], inputs["level_overrides"])
+        if all(structure.pbc) and (warning := narrow_cells_warning(spec, [structure.cell])) is not None:
+            AIIDA_LOGGER.warning(warning)
 
         builder.level = orm.Dict(spec)
         builder.md = orm.Dict(settings.to_dict())

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.data import chemical_symbols
 
-from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, settle_level
+from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, narrow_cells_warning, settle_level
 from aiida_mlfinetune.calculations.cp2k_checks import kinds_problem, known_names, level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, level_metadata
 from aiida_mlfinetune.common.errors import StudyError
@@ -78,6 +78,24 @@ def test_mesh_of_kpoints_is_settled_for_all_cells():
     assert "KPOINTS" not in force_eval(settled, ["H", "O"], periodic=False)["DFT"]
     assert level_metadata(settled).settings["kpoints"] == {"mesh": [4, 2, 1]}
     assert level_problem(settled, frames) is None
+
+
+def test_narrow_cells_at_the_gamma_point_are_warned_about():
+    cells = [ice_xi().cell.array, ice_xi().cell.array * 1.02]
+    warning = narrow_cells_warning(load_level("revpbe-d3"), cells)
+    assert "at the Gamma point alone, and the narrowest cell is 4.46 angstrom wide" in warning
+    assert "take a supercell (2 x 1 x 1), or `kpoints: {mesh: [2, 1, 1]}`" in warning
+    assert narrow_cells_warning(load_level("gfn1-xtb"), cells).endswith("take a supercell (2 x 1 x 1)")
+    with_mesh = {"key": "k", "kpoints": {"mesh": [2, 1, 1]}}
+    assert narrow_cells_warning(load_level("revpbe-d3", with_mesh), cells) is None
+    thin = narrow_cells_warning(load_level("revpbe-d3", with_mesh), [np.diag([2.5, 8.0, 8.0])])
+    assert "with 2 x 1 x 1 k-points" in thin
+    assert "mesh: [4, 1, 1]" in thin
+    for enough in ([ice_xi().repeat((2, 1, 1)).cell.array], []):
+        assert narrow_cells_warning(load_level("revpbe-d3"), enough) is None
+    open_mesh = load_level("revpbe-d3", {"key": "k", "kpoints": {"spacing_per_A": 0.5}})
+    assert narrow_cells_warning(open_mesh, cells) is None
+    assert narrow_cells_warning(settle_level(open_mesh, cells), cells) is None
 
 
 @pytest.mark.parametrize("name", ["gfn1-xtb", *HYBRIDS])

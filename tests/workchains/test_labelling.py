@@ -19,7 +19,7 @@ from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.parsers.label_results import NOT_REACHED
 from aiida_mlfinetune.science.datasets.frames import Frames
-from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
+from aiida_mlfinetune.workchains.labelling import LabellingWorkChain, chain
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES, find_level
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.codes import PREPEND
@@ -143,6 +143,8 @@ def test_what_depends_on_all_cells_is_settled_when_they_are_known(cp2k_code):
     assert job.inputs.level["kpoints"] == {"mesh": [2, 2, 1]}
     assert job.inputs.level.creator.caller == node
     assert "KPOINTS" in job.inputs.level["parameters"]["DFT"]
+    warnings = [log.message for log in orm.Log.collection.get_logs_for(node) if "narrowest cell is" in log.message]
+    assert len(warnings) == 1
     assert outputs["dataset"].levels["open/cp2k"]["counts"]["forces"] == 2
 
 
@@ -385,6 +387,16 @@ def test_bad_input_is_refused_when_the_builder_is_made(cp2k_code, level, images,
 def test_frames_that_have_labels_at_this_level_are_refused(python_code, water_frames):
     with pytest.raises(MlFinetuneError, match="labels at level 'gfn1-xtb/tblite' already"):
         build(python_code, DatasetData(water_frames), "gfn1-xtb-tblite")
+
+
+def test_narrow_cells_at_the_gamma_point_are_warned_about(cp2k_code, monkeypatch):
+    said = []
+    monkeypatch.setattr(chain.AIIDA_LOGGER, "warning", said.append)
+    build(cp2k_code, [two_waters().repeat(2), gas()])
+    assert said == []
+    build(cp2k_code, [two_waters().repeat(2), two_waters()])
+    (warning,) = said
+    assert "take a supercell (2 x 2 x 2)" in warning
 
 
 def test_codes_of_other_programs_are_refused(cp2k_code, python_code, ipi_code):

@@ -17,6 +17,7 @@ from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
+from aiida_mlfinetune.workchains import sampling
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
 from tests.fixtures.codes import PREPEND
@@ -39,6 +40,17 @@ def gas():
 
 def build(code, structure=None, overrides=None, protocol="demo", **kwargs):
     return SamplingWorkChain.get_builder_from_protocol(code, structure or crystal(), protocol, overrides, **kwargs)
+
+
+def test_narrow_cells_at_the_gamma_point_are_warned_about(cp2k_code, monkeypatch):
+    said = []
+    monkeypatch.setattr(sampling.AIIDA_LOGGER, "warning", said.append)
+    build(cp2k_code, crystal(two_waters().repeat(2)))
+    build(cp2k_code, gas())
+    assert said == []
+    build(cp2k_code)
+    (warning,) = said
+    assert "take a supercell (2 x 2 x 2)" in warning
 
 
 # runs of real CP2K

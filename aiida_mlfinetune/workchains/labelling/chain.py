@@ -175,6 +175,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             if problem := _dataset_problem(dataset, spec):
                 raise StudyError(problem)
             builder.dataset = dataset
+            if engine.warning is not None and (warning := engine.warning(spec, dataset.frames)) is not None:
+                AIIDA_LOGGER.warning(warning)
             if engine.own_queue and (problem := engine.problem({"dataset": dataset, "level": builder.level})):
                 raise StudyError(problem)
             count = f"{dataset.n_frames}"
@@ -191,6 +193,10 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
     def prepare(self) -> None:
         """Sort the frames into batches."""
         self.ctx.level = self._settled_level()
+        if self.engine.warning is not None:
+            warning = self.engine.warning(self.ctx.level.get_dict(), self.inputs.dataset.frames)
+            if warning is not None:
+                self.report(f"warning: {warning}")
         mixed = orm.Bool(self.engine.mixes_compositions)
         size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
         batches = make_batches(self.inputs.dataset, size, mixed)

@@ -16,7 +16,7 @@ from aiida import orm
 from aiida.engine import Process
 
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
-from aiida_mlfinetune.calculations.cp2k_checks import settle_for
+from aiida_mlfinetune.calculations.cp2k_checks import level_warning, settle_for
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung, cp2k_ladder
@@ -49,6 +49,7 @@ class Engine:
         settle: returns a level with what has to be the same for all frames settled by them; None if there is no such.
         settle_node: the same for nodes, as a step of the graph.
         check_rung: raises ``StudyError`` on a rung that is not one for this engine, or that may change the labels.
+        warning: returns why labels of frames would be doubtful, or None; None for an engine that does not tell.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Engine:
     check_rung: Callable[[Mapping[str, Any]], None] | None = None
     settle: Callable[[Mapping[str, Any], Frames], dict[str, Any]] | None = None
     settle_node: Callable[[orm.Dict, DatasetData], orm.Dict] | None = None
+    warning: Callable[[Mapping[str, Any], Frames], str | None] | None = None
 
     def check_ladder(self, ladder: Sequence[Mapping[str, Any]]) -> None:
         """Check the rungs that frames of this engine may climb.
@@ -92,6 +94,7 @@ CP2K = Engine(
     check_rung=check_cp2k_rung,
     settle=settle_for,
     settle_node=settle_cp2k,
+    warning=level_warning,
 )
 ASE = Engine(
     "ase",
