@@ -79,8 +79,13 @@ def test_frames_are_labelled_trained_run_and_judged(build):
     assert outputs["model"].passport.settings["n_train"] == 6
     assert outputs["reference"]["density"].conditions["level"] == TEACHER_KEY
     assert outputs["model_averages"]["density"].value == density["run"]["value"]
-    html = render(collect(node))
-    assert 'id="what-each-round-bought"' in html
+    page = collect(node)
+    (section,) = [section for section in page.sections if section.title == "What each round bought"]
+    (figure,) = section.figures
+    assert figure.svg.count("model − reference / (") == len(
+        [row for row in values["quantities"].values() if "allowed" in row]
+    )
+    assert 'id="what-each-round-bought"' in render(page)
 
 
 def dataset(n=4, keys=(TEACHER_KEY,), seed=0, source="a"):

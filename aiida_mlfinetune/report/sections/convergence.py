@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ CAPTION = (
     "Averages of runs with each model, mean over seeds with one standard error, against the size of its training set; "
     "line and band: the reference, from a run whose frames were labelled and reweighted, and one standard error; "
     "dotted: the target."
+)
+ROUNDS_CAPTION = (
+    "How far the averages with the model of each round are from those at the reference level, with one standard error, "
+    "against the frames that it was trained on; dotted: the target."
 )
 KINDS = {
     "statistics": "finite classical runs",
@@ -78,6 +82,7 @@ def loop_section(process: orm.ProcessNode) -> Section:
     """Return the section about the rounds of a closed loop, empty where there is none."""
     paragraphs: list[str] = []
     tables: list[Table] = []
+    figures: list[Figure] = []
     for chain in chains(process, "closed_loop"):
         if "rounds" not in chain.outputs:
             continue
@@ -86,7 +91,22 @@ def loop_section(process: orm.ProcessNode) -> Section:
         header = ("round", "frames", "labels", "quantity", "model", "reference", "difference", "gained", "verdict")
         tables.append(Table(header, tuple(rows), f"{role(chain) or 'rounds'} ({chain.pk})"))
         paragraphs.append(f"After {len(found)} rounds: {found[-1]['reason']}.")
-    return Section("What each round bought", tuple(paragraphs), tuple(tables))
+        figures.append(Figure(_rounds_svg(found, f"rounds{chain.pk}"), ROUNDS_CAPTION))
+    return Section("What each round bought", tuple(paragraphs), tuple(tables), tuple(figures))
+
+
+def _rounds_svg(found: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return the differences of each round to its reference, one panel for each quantity of the target."""
+    shown = [quantity for quantity, row in found[-1]["quantities"].items() if "allowed" in row]
+    figure, axes = new_figure(len(shown), width=3.9, height=3.3)
+    frames = np.array([one["n_frames"] for one in found])
+    for ax, quantity in zip(axes, shown, strict=True):
+        rows = [one["quantities"][quantity] for one in found]
+        errors = np.array([np.nan if row["error"] is None else row["error"] for row in rows])
+        curve = PlottedCurve(frames, np.array([row["difference"] for row in rows]), errors)
+        title = f"{TITLES[quantity]}, model − reference / ({UNITS.get(rows[-1]['unit'], rows[-1]['unit'])})"
+        plot_convergence(ax, {"rounds": curve}, title, (0.0, math.nan), float(rows[-1]["allowed"]))
+    return to_svg(figure, name)
 
 
 def budget_section(process: orm.ProcessNode) -> Section:

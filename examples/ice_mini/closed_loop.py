@@ -1,0 +1,134 @@
+"""What it takes for the ices of ``studies/ice-mini.yaml`` to agree with their reference: the loop, closed on each.
+
+    verdi run closed_loop.py sample   # CP2K at GFN1-xTB, as the study does it; of a finished study, from the cache
+    verdi run closed_loop.py loop     # label, train, run, reweight, and train again, until the target is met
+    verdi run closed_loop.py page     # the table and the figures of the documentation
+
+needs a profile with a running daemon, caching switched on and the codes of ``aiida-mlfinetune setup`` (``verdi daemon
+start 2``). Levels, state, runs and targets are those of the study file.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiida import orm
+from aiida.engine import submit
+from ase import Atoms
+
+from aiida_mlfinetune.calculations.functions.dataset import join
+from aiida_mlfinetune.data.foundations import load_foundation
+from aiida_mlfinetune.plotting.style import INK
+from aiida_mlfinetune.report import collect
+from aiida_mlfinetune.science.crystals.crystals import ice_ic
+from aiida_mlfinetune.science.crystals.ices import IceSpec, build_ice
+from aiida_mlfinetune.science.crystals.molecules import gas_molecule
+from aiida_mlfinetune.workchains.closed_loop import ClosedLoopWorkChain
+from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = yaml.safe_load((ROOT / "studies" / "ice-mini.yaml").read_text(encoding="utf-8"))
+GROUP = "ice-mini/closed-loop"
+CRYSTALS: dict[str, Atoms] = {"ice-ic": ice_ic(), "ice-ix": build_ice(IceSpec("IX", seed=1))}
+GAS = "gas"
+BUDGET = {"max_rounds": 4, "max_labels": 400}
+FRAMES_OF_A_ROUND = {"n_frames": 40, "n_train": 20}
+
+
+def finish(builders: dict[str, Any]) -> dict[str, orm.ProcessNode]:
+    """Submit all, wait, put those that ended well into groups, and return them; end the script where one failed."""
+    nodes = {name: submit(builder) for name, builder in builders.items()}
+    for name, node in nodes.items():
+        print(f"{name}: {node.process_label}<{node.pk}>", flush=True)
+    while not all(node.is_terminated for node in nodes.values()):
+        time.sleep(5)
+    for name, node in nodes.items():
+        print(name, node.exit_status, node.exit_message or "")
+        if node.is_finished_ok:
+            group, _ = orm.Group.collection.get_or_create(f"{GROUP}/{node.process_label}/{name}")
+            group.clear()
+            group.add_nodes(node)
+    if not all(node.is_finished_ok for node in nodes.values()):
+        raise SystemExit(1)
+    return nodes
+
+
+def recall(chain: type, name: str) -> Any:
+    """Return the process of a crystal that ended well."""
+    (node,) = orm.load_group(f"{GROUP}/{chain.__name__}/{name}").nodes
+    return node
+
+
+def state() -> dict[str, Any]:
+    """Return temperature and pressure."""
+    return {name: float(STUDY[name]) for name in ("temperature_K", "pressure_bar")}
+
+
+def sample() -> None:
+    """Run CP2K's dynamics of the crystals and of the molecule."""
+    builders = {}
+    for name, atoms in {**CRYSTALS, GAS: gas_molecule(CRYSTALS["ice-ic"])}.items():
+        builders[name] = SamplingWorkChain.get_builder_from_protocol(
+            orm.load_code("cp2k@localhost"),
+            orm.StructureData(ase=atoms),
+            STUDY["protocol"],
+            STUDY["overrides"]["sampling_gas" if name == GAS else "sampling_crystal"],
+            level=STUDY["levels"]["sampling"],
+            **state(),
+        )
+    finish(builders)
+
+
+def loop() -> None:
+    """Close the loop on each crystal, with the molecule."""
+    gas = recall(SamplingWorkChain, GAS).outputs.dataset
+    overrides = STUDY["overrides"]
+    runs = {name: {"protocol": STUDY["protocol"], **overrides[name]} for name in ("dynamics_crystal", "dynamics_gas")}
+    builders = {}
+    for name, atoms in CRYSTALS.items():
+        builders[name] = ClosedLoopWorkChain.get_builder_from_protocol(
+            orm.load_code("python@localhost"),
+            orm.load_code("i-pi@localhost"),
+            orm.load_code("cp2k@localhost"),
+            join(crystal=recall(SamplingWorkChain, name).outputs.dataset, gas=gas),
+            orm.StructureData(ase=atoms),
+            orm.StructureData(ase=gas_molecule(atoms)),
+            STUDY["protocol"],
+            {
+                "averages": {
+                    "protocol": STUDY["protocol"],
+                    **runs,
+                    "reweighting": {"protocol": STUDY["protocol"], "settings": FRAMES_OF_A_ROUND},
+                }
+            },
+            foundation=load_foundation(STUDY["foundation"]),
+            reference_level=STUDY["levels"]["reference"],
+            target=STUDY["target"],
+            budget=BUDGET,
+            **state(),
+        )
+        builders[name].metadata.label = f"{name}, until the model agrees with the reference"
+    for node in finish(builders).values():
+        for number, record in sorted(node.outputs.rounds.items()):
+            print(node.label, number, {**record.get_dict()})
+
+
+def page() -> None:
+    """Write the figures of both loops, and print their captions."""
+    for name in CRYSTALS:
+        sections = collect(recall(ClosedLoopWorkChain, name)).sections
+        figures = [figure for section in sections if "round" in section.title for figure in section.figures]
+        for number, figure in enumerate(figures, start=1):
+            path = ROOT / "docs" / "tutorials" / f"closed-loop-{name}-{number}.svg"
+            path.write_text(figure.svg.replace("currentColor", INK), encoding="utf-8")
+            print(path, figure.caption)
+
+
+STEPS = {function.__name__: function for function in (sample, loop, page)}
+
+if __name__ == "__main__":
+    STEPS[sys.argv[1]]()
