@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 from aiida.orm import load_group
 from aiida.tools.archive import import_archive
+
+from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tutorials" / "ice-xi-archive.md"
@@ -44,3 +47,9 @@ def test_every_frame_is_there_with_its_labels(archive):
     assert len(set(frames.content_hashes())) == 160
     assert set(hybrid.frames.content_hashes()) <= set(frames.content_hashes())
     assert hybrid.levels["pbe0-admm/cp2k"]["counts"]["forces"] == 12
+
+
+def test_its_learning_curve_is_accepted(archive, python_code):
+    settings = runpy.run_path(str(ARCHIVE.with_name("settings.py")))
+    builder = settings["learning_curve"](python_code, (10, 20, 40, 80), {"forces_meV_A": 50.0})
+    assert LearningCurveWorkChain.describe(builder).startswith("24 trainings at revpbe-d3")

@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 from aiida import orm
-from aiida.engine import submit
+from aiida.engine import ProcessBuilder, submit
 from ase import Atoms
 
 from aiida_mlfinetune.calculations.functions.dataset import join
+from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.plotting.style import INK
 from aiida_mlfinetune.report import collect
@@ -83,38 +84,45 @@ def sample() -> None:
     finish(builders)
 
 
+def closing(name: str, frames: DatasetData, **codes: orm.AbstractCode) -> ProcessBuilder:
+    """Return the loop on a crystal that starts from ``frames``; ``codes`` as its builder takes them."""
+    atoms, overrides = CRYSTALS[name], STUDY["overrides"]
+    runs = {
+        stage: {"protocol": STUDY["protocol"], **overrides[stage]} for stage in ("dynamics_crystal", "dynamics_gas")
+    }
+    return ClosedLoopWorkChain.get_builder_from_protocol(
+        dataset=frames,
+        crystal=orm.StructureData(ase=atoms),
+        molecule=orm.StructureData(ase=gas_molecule(atoms)),
+        protocol=STUDY["protocol"],
+        overrides={
+            "averages": {
+                "protocol": STUDY["protocol"],
+                **runs,
+                "reweighting": {"protocol": STUDY["protocol"], "settings": FRAMES_OF_A_ROUND},
+            }
+        },
+        foundation=load_foundation(STUDY["foundation"]),
+        reference_level=STUDY["levels"]["reference"],
+        target=STUDY["target"],
+        budget=BUDGET,
+        **codes,
+        **state(),
+    )
+
+
 def loop() -> None:
     """Close the loop on each crystal, with the molecule."""
     gas = recall(SamplingWorkChain, GAS).outputs.dataset
-    overrides = STUDY["overrides"]
-    runs = {name: {"protocol": STUDY["protocol"], **overrides[name]} for name in ("dynamics_crystal", "dynamics_gas")}
+    codes = {"python_code": "python", "ipi_code": "i-pi", "reference_code": "cp2k"}
+    loaded = {name: orm.load_code(f"{program}@localhost") for name, program in codes.items()}
     builders = {}
-    for name, atoms in CRYSTALS.items():
-        builders[name] = ClosedLoopWorkChain.get_builder_from_protocol(
-            orm.load_code("python@localhost"),
-            orm.load_code("i-pi@localhost"),
-            orm.load_code("cp2k@localhost"),
-            join(crystal=recall(SamplingWorkChain, name).outputs.dataset, gas=gas),
-            orm.StructureData(ase=atoms),
-            orm.StructureData(ase=gas_molecule(atoms)),
-            STUDY["protocol"],
-            {
-                "averages": {
-                    "protocol": STUDY["protocol"],
-                    **runs,
-                    "reweighting": {"protocol": STUDY["protocol"], "settings": FRAMES_OF_A_ROUND},
-                }
-            },
-            foundation=load_foundation(STUDY["foundation"]),
-            reference_level=STUDY["levels"]["reference"],
-            target=STUDY["target"],
-            budget=BUDGET,
-            **state(),
-        )
-        builders[name].metadata.label = f"{name}, until the model agrees with the reference"
+    for name in CRYSTALS:
+        frames = join(crystal=recall(SamplingWorkChain, name).outputs.dataset, gas=gas)
+        builders[name] = closing(name, frames, **loaded)
     for node in finish(builders).values():
         for number, record in sorted(node.outputs.rounds.items()):
-            print(node.label, number, {**record.get_dict()})
+            print(node.pk, number, {**record.get_dict()})
 
 
 def page() -> None:
