@@ -43,7 +43,7 @@ class IpiCalculation(CalcJob):
 
     INPUT_FILENAME = "input.xml"
     OUTPUT_FILENAME = "i-pi.out"
-    DRIVER_FILENAME = "ipi_mace.py"
+    DRIVER_FILENAME, FUSED_FILENAME = "ipi_mace.py", "mace_fused.py"
     SETTINGS_FILENAME = "driver.json"
     MODEL_FILENAME = "model.model"
     BASELINE_FILENAME = "baseline.model"
@@ -159,6 +159,7 @@ class IpiCalculation(CalcJob):
             ipi_input.COORDINATES_FILENAME: ipi_input.coordinates_xyz(atoms),
             self.SETTINGS_FILENAME: json.dumps(self._driver_settings(settings, atoms, first_step), indent=1),
             self.DRIVER_FILENAME: program_text(self.DRIVER_FILENAME),
+            self.FUSED_FILENAME: program_text(self.FUSED_FILENAME),
         }
         for name, content in contents.items():
             with folder.open(name, "w", encoding="utf-8") as handle:

@@ -69,7 +69,7 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
 class MaceTrainCalculation(CalcJob):
     """Train a MACE model in one job, in any of the training modes."""
 
-    PROGRAM_FILENAMES = ("mace_train.py", "mace_evaluate.py", "mace_passport.py", "mace_record.py")
+    PROGRAM_FILENAMES = ("mace_train.py", "mace_evaluate.py", "mace_fused.py", "mace_passport.py", "mace_record.py")
     JOB_FILENAME = "job.json"
     CONFIG_FILENAME = "mace.yaml"
     FOUNDATION_FILENAME = "foundation.model"

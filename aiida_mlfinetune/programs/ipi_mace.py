@@ -1,8 +1,9 @@
 """A MACE model as a potential inside i-PI (``<ffdirect>`` with ``<pes>custom</pes>``), made for long runs.
 
-Stand-alone: needs numpy, torch, MACE and i-PI only. The one parameter is ``settings``, the name of a JSON file with
-``model`` (file), ``numbers`` (atomic numbers), ``pbc``, ``head``, ``dtype``, ``device``, ``enable_cueq``, ``skin_A``,
-``min_distance_A``, ``max_force_eV_A``, ``max_displacement_A``, ``reference_volume_A3`` and ``volume_factor_limits``.
+Stand-alone: needs numpy, torch, MACE and i-PI only, and ``mace_fused.py`` beside it. The one parameter is
+``settings``, the name of a JSON file with ``model`` (file), ``numbers`` (atomic numbers), ``pbc``, ``head``, ``dtype``,
+``device``, ``enable_cueq``, ``skin_A``, ``min_distance_A``, ``max_force_eV_A``, ``max_displacement_A``,
+``reference_volume_A3`` and ``volume_factor_limits``.
 With ``baseline`` (``model`` and ``head``) the potential is the sum of both models, one pass each. Beads of ring
 polymers come in ``n_batches`` (1) equal batches a step, always in the same order. With ``max_temperature_K``,
 ``masses`` (atomic mass units) and ``timestep_fs``, the motion of the centroids is watched too. With ``cell_motion``
@@ -16,8 +17,7 @@ Where the time goes in MACE's own calculator, and what is done here:
 - Forces and virial come from the derivative of the energy by the edge vectors, in one backward pass (for the
   architectures where nothing else depends on positions; others go through MACE's own virials).
 - Messages are summed over the edges of an atom as products of small matrices, where the features of the senders are
-  scalars, instead of being written out for every edge; in the first interaction, where they are known by the element,
-  before they are as many as the channels (``FusedConvolution``).
+  scalars, instead of being written out for every edge (``mace_fused``).
 - TorchScript is not specialised to numbers of edges, which change at every step.
 - Freed memory is kept by the process instead of given back at each step (``keep_freed_memory``).
 
@@ -35,6 +35,7 @@ import importlib
 import inspect
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ from ipi.utils.units import Constants, unit_to_internal, unit_to_user
 from mace.data.neighborhood import get_neighborhood
 from mace.tools import torch_tools
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # i-PI loads this file alone
+
+from mace_fused import EDGE_ARCHITECTURES, fuse_convolutions, tell_elements
+
 __DRIVER_NAME__ = "ipi_mace"
 __DRIVER_CLASS__ = "MaceDriver"
 
 STOP_FILENAME = "driver_stop.json"
 CELL_FILENAME = "driver_cell.txt"
-EDGE_ARCHITECTURES = ("MACE", "ScaleShiftMACE")
-"""Models whose energy depends on positions through the edge vectors alone."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of ``mallopt``, from the header ``malloc.h`` of the GNU C library."""
 
@@ -80,149 +83,6 @@ def with_cuequivariance(model: Any, device: str) -> Any:
     from mace.cli.convert_e3nn_cueq import run
 
     return run(model, device=device).to(device)
-
-
-class FusedConvolution(torch.nn.Module):
-    """The sum over edges of e3nn's product of features and spherical harmonics, for features that are scalars.
-
-    With features x of the sender j, weights w^p and harmonics Y of every edge, the message of channel u and path p is
-    m_iu = c_p sum_e w_eu^p x_ju Y_e. MACE writes out each term, an array (edges, channels, 9) for l up to 2, which
-    costs memory traffic rather than arithmetic. Here the edges of an atom are rows of a matrix, and the sum is a
-    product of matrices; it goes into MACE where its own fused kernels go (``conv_fusion``).
-
-    The last layer of the network that makes the weights is linear, w^p = h W^p (``mixing``, with c_p in it), so that h,
-    some tens of numbers an edge, is handed over instead of w. Where x_j depends on the element s of the sender alone,
-    as it does in the first interaction, m_iu = sum_sk x_su W_ku^p sum_(e from s) h_ek Y_e, and no array of edges and
-    channels is left (``know_elements``).
-
-    Attributes:
-        mixing: (paths, hidden, channels), None for weights that come whole.
-    """
-
-    def __init__(self, product: Any, last: Any = None) -> None:
-        super().__init__()
-        self.slices = [
-            (product.irreps_in2.slices()[path.i_in2], product.irreps_in2[path.i_in2].ir.dim)
-            for path in product.instructions
-        ]
-        self.channels = product.irreps_in1[0].mul
-        ones = [torch.ones(1, irreps.dim, dtype=torch.float64) for irreps in (product.irreps_in1, product.irreps_in2)]
-        weights = torch.ones(1, product.weight_numel, dtype=torch.float64)
-        found = product.to("cpu", torch.float64)(*ones, weights)[0]
-        self.factors = [float(found[part][0]) for part in product.irreps_out.slices()]
-        self.mixing: torch.Tensor | None = None
-        if last is not None:
-            whole = last(torch.eye(last.h_in, dtype=last.weight.dtype, device=last.weight.device)).detach()
-            by_path = whole.view(last.h_in, len(self.slices), self.channels).unbind(1)
-            self.mixing = torch.stack([part * factor for part, factor in zip(by_path, self.factors, strict=True)])
-        self._elements: torch.Tensor | None = None
-        self._examples = torch.empty(0, dtype=torch.int64)
-
-    @staticmethod
-    def suits(product: Any) -> bool:
-        """Return whether a product is of scalars of the sender and one path for each block of the output."""
-        inputs, outputs = getattr(product, "irreps_in1", ()), getattr(product, "irreps_out", ())
-        return (
-            len(inputs) == 1
-            and inputs[0].ir.l == 0
-            and len(outputs) == len(product.instructions)
-            and all(path.i_out == number for number, path in enumerate(product.instructions))
-            and all(path.connection_mode == "uvu" and path.has_weight for path in product.instructions)
-            and all(product.irreps_in2[path.i_in2].mul == 1 for path in product.instructions)
-            and all(
-                out.ir.dim == product.irreps_in2[path.i_in2].ir.dim
-                for out, path in zip(outputs, product.instructions, strict=True)
-            )
-        )
-
-    def know_elements(self, elements: torch.Tensor, examples: torch.Tensor) -> bool:
-        """Let the features of an atom be those of its element; return whether that saves anything.
-
-        Args:
-            elements: (atoms,) number of the element of each atom.
-            examples: (elements,) an atom of each element.
-        """
-        if self.mixing is None or len(examples) * self.mixing.shape[1] > self.channels * len(self.slices):
-            return False
-        self._elements, self._examples = elements, examples
-        return True
-
-    def forward(self, features: Any, harmonics: Any, weights: Any, edges: Any) -> Any:
-        """Return (atoms, outputs).
-
-        Args:
-            features: (atoms, channels).
-            harmonics: (edges, harmonics).
-            weights: (edges, hidden), or (edges, paths x channels) without ``mixing``.
-            edges: (2, edges) senders and receivers.
-        """
-        n_atoms, n_elements = features.shape[0], max(1, len(self._examples))
-        groups = edges[1] if self._elements is None else edges[1] * n_elements + self._elements[edges[0]]
-        rows, longest = _rows(groups, n_atoms * n_elements)
-        shape = (n_atoms * n_elements, longest, -1)
-        sphere = _padded(harmonics, rows, shape).transpose(1, 2)
-        padded = _padded(weights, rows, shape)
-        if self._elements is None:
-            senders = edges.new_zeros(n_atoms * longest).index_copy(0, rows, edges[0])
-            parts = self._by_senders(features.index_select(0, senders), sphere, padded)
-        else:
-            summed = torch.bmm(sphere, padded).view(n_atoms, n_elements, sphere.shape[1], -1)
-            parts = self._by_elements(features.index_select(0, self._examples), summed)
-        return torch.cat([part.transpose(1, 2).reshape(n_atoms, -1) for part in parts], dim=1)
-
-    def _by_senders(self, features: Any, sphere: Any, weights: Any) -> list[Any]:
-        """Return (atoms, 2l + 1, channels) by path from features of the sender, harmonics and weights of each edge."""
-        parts = []
-        features = features.view(*weights.shape[:2], self.channels)
-        for path, (part, _) in enumerate(self.slices):
-            if self.mixing is None:
-                own = weights[:, :, path * self.channels : (path + 1) * self.channels] * self.factors[path]
-            else:
-                own = weights @ self.mixing[path]
-            parts.append(torch.bmm(sphere[:, part], own * features))
-        return parts
-
-    def _by_elements(self, features: Any, summed: Any) -> list[Any]:
-        """Return (atoms, 2l + 1, channels) by path from features of elements and sums (atoms, elements, 9, hidden)."""
-        parts = []
-        n_atoms = len(summed)
-        for path, (part, width) in enumerate(self.slices):
-            mixing = (features[:, None] * self.mixing[path]).view(-1, self.channels)
-            own = summed[:, :, part].transpose(1, 2).reshape(n_atoms * width, -1)
-            parts.append((own @ mixing).view(n_atoms, width, -1))
-        return parts
-
-
-def _rows(groups: torch.Tensor, n_groups: int) -> tuple[torch.Tensor, int]:
-    """Return where each edge goes in a table in which every group has as many rows as the largest, and that number."""
-    order = torch.argsort(groups, stable=True)
-    counts = torch.bincount(groups, minlength=n_groups)
-    longest = max(1, int(counts.max()))
-    ordered = groups[order]
-    rank = torch.arange(len(order), device=order.device) - (torch.cumsum(counts, 0) - counts)[ordered]
-    return torch.empty_like(order).index_copy(0, order, ordered * longest + rank), longest
-
-
-def _padded(values: torch.Tensor, rows: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    table = values.new_zeros((shape[0] * shape[1], values.shape[1])).index_copy(0, rows, values)
-    return table.view(shape[0], shape[1], values.shape[1])
-
-
-def fuse_convolutions(model: Any) -> int:
-    """Put ``FusedConvolution`` in the place of all of a model's convolutions that it suits; return their number."""
-    fused = 0
-    for interaction in getattr(model, "interactions", ()):
-        product = getattr(interaction, "conv_tp", None)
-        if product is None or hasattr(interaction, "conv_fusion") or not FusedConvolution.suits(product):
-            continue
-        radial, last = interaction.conv_tp_weights, None
-        if type(radial).__name__ == "FullyConnectedNet" and radial[-1].act is None:
-            *hidden, last = radial
-            interaction.conv_tp_weights = torch.nn.Sequential(*hidden)
-        interaction.conv_tp = FusedConvolution(product, last)
-        interaction.conv_fusion = True
-        fused += 1
-    return fused
 
 
 class PairList:
@@ -365,20 +225,14 @@ class MacePotential:
             "edge_index": torch.from_numpy(np.ascontiguousarray(index)).to(self.device),
         }
         if self.by_edges:
-            self._tell_elements(n_beads)
+            elements, examples = self._elements
+            tell_elements(self.model, elements.repeat(n_beads), examples)
             vectors = np.concatenate([own for _, _, own, _ in found])
             energy, forces, virials = self._by_edges(data, vectors, index, n_atoms)
         else:
             images = np.concatenate([own for _, own, _, _ in found])
             energy, forces, virials = self._by_strain(data, np.concatenate(positions), images)
         return energy, forces.reshape(n_beads, n_atoms, 3), virials
-
-    def _tell_elements(self, n_beads: int) -> None:
-        """Tell the first interaction the elements of all atoms: nothing else is known of an atom there."""
-        first = getattr(self.model.interactions[0], "conv_tp", None)
-        if isinstance(first, FusedConvolution) and not hasattr(self.model, "joint_embedding"):
-            elements, examples = self._elements
-            first.know_elements(elements.repeat(n_beads), examples)
 
     def _by_edges(
         self, data: dict[str, torch.Tensor], vectors: np.ndarray, index: np.ndarray, n_atoms: int

@@ -1,8 +1,8 @@
 """Train a MACE model in one process, with the reference energies that were asked for, and stop cleanly.
 
-Stand-alone: needs numpy, torch and MACE only, and ``mace_evaluate.py``, ``mace_passport.py`` and ``mace_record.py``
-beside it. Run as ``python mace_train.py job.json``. MACE's own input is ``mace.yaml``; ``job.json`` says what MACE
-cannot be told:
+Stand-alone: needs numpy, torch and MACE only, and ``mace_evaluate.py``, ``mace_fused.py``, ``mace_passport.py`` and
+``mace_record.py`` beside it. Run as ``python mace_train.py job.json``. MACE's own input is ``mace.yaml``; ``job.json``
+says what MACE cannot be told:
 
 - ``heads``: the heads in order, the target's last, each with its files and its reference energies, given or to be
   estimated from what the foundation predicts. With one head MACE keeps the foundation's where the elements are the
@@ -12,12 +12,16 @@ cannot be told:
   numbers, so that a restarted run gives what an uninterrupted one gives; one that cannot be read is an error.
 - ``patience``: MACE counts epochs without improvement, but does not stop.
 
+On a CPU, messages are summed as products of matrices where the features are scalars (``mace_fused``): the same function
+and gradients in less than half of the time, but for rounding.
+
 Written are ``model.model``, ``passport.json``, ``e0s.json``, ``trained.json`` (what MACE's own objects say is trained),
 the predictions, ``loss.jsonl`` and, in every case, ``status.json``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import importlib
@@ -195,20 +199,25 @@ class Supervisor:
 
     def __call__(self, **kwargs: Any) -> None:
         """Train with the arguments of ``mace.tools.train``."""
+        import torch
+        from mace_fused import fused_for_training
         from mace_record import describe_training
 
         self.parts = kwargs
         self.target = list(kwargs["valid_loaders"])[-1]
-        _write_json(RECORD_FILE, {**describe_training(kwargs), "fine_tuned": bool(self.job.get("foundation"))})
         self.save_best = kwargs["checkpoint_handler"].save
         kwargs["checkpoint_handler"].save = self._save_best
         kwargs["logger"] = _FiniteLogger(kwargs["logger"])
         self.module.train_one_epoch = self._epoch
         self.module.valid_err_log = self._validated
-        if self.job["restart"]:
-            kwargs["start_epoch"] = self._load()
+        on_cpu = torch.device(kwargs["device"]).type == "cpu"
         try:
-            self.original(**kwargs)
+            with fused_for_training(kwargs["model"]) if on_cpu else contextlib.nullcontext(0) as n_fused:
+                record = {"fine_tuned": bool(self.job.get("foundation")), "fused_convolutions": n_fused}
+                _write_json(RECORD_FILE, {**describe_training(kwargs), **record})
+                if self.job["restart"]:
+                    kwargs["start_epoch"] = self._load()
+                self.original(**kwargs)
         except OutOfPatience as stop:
             print(stop)
         finally:

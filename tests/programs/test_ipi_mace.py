@@ -12,7 +12,6 @@ from ase.build import molecule
 from ase.neighborlist import neighbor_list
 from mace.calculators import MACECalculator
 
-from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.programs import ipi_mace
 from aiida_mlfinetune.programs.ipi_mace import MaceDriver, MacePotential, PairList
 from tests.calculations.test_ipi import ice_cell
@@ -253,46 +252,3 @@ def test_kinetic_energy_of_the_cell(tmp_path, monkeypatch, isotropic, n_modes, m
     np.testing.assert_allclose(written[:, 1], exact, rtol=1e-5)
     error = 0.5 * thermal * np.sqrt(2 * n_modes / len(written))
     assert abs(written[:, 1].mean() - n_modes * thermal / 2) < 4 * error
-
-
-@pytest.mark.parametrize("hidden", [True, False], ids=["hidden weights", "whole weights"])
-def test_fused_convolutions_sum_the_same_messages(tiny_model_file, hidden):
-    """All convolutions of the shipped foundation are of scalars; of the tiny model only the first is."""
-    import torch
-
-    for file, expected in ((FOUNDATIONS["ice-xtb"].path, 2), (tiny_model_file, 1)):
-        model = torch.load(file, map_location="cpu", weights_only=False).to(torch.float64)
-        first = model.interactions[0]
-        product, radial = first.conv_tp, first.conv_tp_weights
-        if not hidden:  # a network of another class, which cannot be taken apart
-            first.conv_tp_weights = torch.nn.Sequential(*radial)
-        rng = torch.Generator().manual_seed(0)
-        edges = torch.tensor([[0, 1, 2, 0, 1], [1, 0, 0, 2, 2]])  # nothing comes to atom 3
-        elements, examples = torch.tensor([0, 1, 0, 1]), torch.tensor([2, 1])
-        features = torch.randn(2, product.irreps_in1.dim, generator=rng, dtype=torch.float64)[elements]
-        sphere = torch.randn(5, product.irreps_in2.dim, generator=rng, dtype=torch.float64)
-        radii = torch.randn(5, radial.hs[0], generator=rng, dtype=torch.float64)
-        terms = product(features[edges[0]], sphere, radial(radii))
-        sums = torch.zeros(4, terms.shape[1], dtype=torch.float64).index_add(0, edges[1], terms)
-        assert ipi_mace.fuse_convolutions(model) == expected
-        weights = first.conv_tp_weights(radii)
-        assert weights.shape[1] == radial.hs[-1 - hidden]
-        assert (first.conv_tp.mixing is not None) == hidden
-        for known in (False, True):
-            if known:
-                assert first.conv_tp.know_elements(elements, examples) == (hidden and file != tiny_model_file)
-            torch.testing.assert_close(first.conv_tp(features, sphere, weights, edges), sums)
-            nothing = first.conv_tp(features, sphere[:0], weights[:0], edges[:, :0])
-            torch.testing.assert_close(nothing, torch.zeros_like(sums))
-        assert ipi_mace.fuse_convolutions(model) == 0
-
-
-def test_elements_that_would_cost_more_than_channels_are_not_told_apart(tiny_model_file):
-    import torch
-
-    model = torch.load(tiny_model_file, map_location="cpu", weights_only=False)
-    ipi_mace.fuse_convolutions(model)
-    fused = model.interactions[0].conv_tp
-    most = fused.channels * len(fused.slices) // fused.mixing.shape[1]
-    for number, wanted in ((most, True), (most + 1, False)):
-        assert fused.know_elements(torch.arange(number), torch.arange(number)) == wanted
