@@ -17,7 +17,7 @@ Where the time goes in MACE's own calculator, and what is done here:
 - Forces and virial come from the derivative of the energy by the edge vectors, in one backward pass (for the
   architectures where nothing else depends on positions; others go through MACE's own virials).
 - Messages are summed over the edges of an atom as products of small matrices, where the features of the senders are
-  scalars, instead of being written out for every edge (``mace_fused``).
+  scalars, instead of being written out for every edge, and so are the products of messages (``mace_fused``).
 - TorchScript is not specialised to numbers of edges, which change at every step.
 - Freed memory is kept by the process instead of given back at each step (``keep_freed_memory``).
 
@@ -49,7 +49,7 @@ from mace.tools import torch_tools
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # i-PI loads this file alone
 
-from mace_fused import EDGE_ARCHITECTURES, fuse_convolutions, tell_elements
+from mace_fused import EDGE_ARCHITECTURES, fuse, tell_elements
 
 __DRIVER_NAME__ = "ipi_mace"
 __DRIVER_CLASS__ = "MaceDriver"
@@ -168,7 +168,7 @@ class MacePotential:
         if enable_cueq:
             self.model = with_cuequivariance(self.model, device)
         else:
-            fuse_convolutions(self.model)
+            fuse(self.model)
         self.model = self.model.eval()
         for parameter in self.model.parameters():
             parameter.requires_grad = False

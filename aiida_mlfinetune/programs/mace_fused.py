@@ -1,6 +1,6 @@
-"""Messages of MACE, summed over the edges of an atom as products of matrices, for features that are scalars.
+"""The two sums that MACE spends its time with, as products of matrices: messages, and products of messages.
 
-Stand-alone: needs torch and MACE only. For runs (``fuse_convolutions``, by ``ipi_mace.py``) and for trainings
+Stand-alone: needs torch and MACE only. For runs (``fuse``, by ``ipi_mace.py``) and for trainings
 (``fused_for_training``, by ``mace_train.py``).
 """
 
@@ -139,6 +139,74 @@ class FusedConvolution(torch.nn.Module):
         return parts
 
 
+class FusedContraction(torch.nn.Module):
+    """Products of up to nu messages of an atom, summed with the weights of its element (MACE, eq. 10 and 11).
+
+    The result is a polynomial of degree nu in the (2l + 1) components of a channel, with coefficients
+    C_cij.. = sum_k U_ij..k W_ekc of that channel and element. MACE contracts U with the components of each atom before
+    it applies W, for all k; here the coefficients come first, once for an element, and the polynomial of all its atoms
+    is a product of matrices (Horner's scheme).
+
+    Args:
+        contraction: MACE's, of one irreducible representation.
+        trained: whether its weights change; else the coefficients of an element are made once.
+    """
+
+    def __init__(self, contraction: Any, *, trained: bool = False) -> None:
+        super().__init__()
+        self._of = (contraction,)  # in a tuple, as it belongs to the model
+        self.trained = trained
+        self.known: dict[int, list[torch.Tensor]] = {}
+
+    @staticmethod
+    def suits(contraction: Any) -> bool:
+        """Return whether a module is MACE's own, not that of cuEquivariance."""
+        return type(contraction).__name__ == "Contraction" and hasattr(contraction, "weights_max")
+
+    def forward(self, x: Any, y: Any) -> Any:
+        """Return (atoms, channels x (2L + 1)).
+
+        Args:
+            x: (atoms, channels, components).
+            y: (atoms, elements), one of each row is 1.
+        """
+        elements = y.argmax(dim=1)
+        order = torch.argsort(elements, stable=True)
+        counts = torch.bincount(elements, minlength=y.shape[1]).tolist()
+        parts = [
+            self._of_element(element, own)
+            for element, own in enumerate(x.index_select(0, order).split(counts))
+            if len(own)
+        ]
+        return torch.cat(parts).index_select(0, torch.argsort(order))
+
+    def _of_element(self, element: int, x: Any) -> Any:
+        x = x.permute(1, 2, 0).contiguous()  # channels, components, atoms
+        n_channels, n_components, n_atoms = x.shape
+        highest, *lower = self._coefficients(element)
+        value = torch.bmm(highest, x)
+        for coefficients in lower:
+            value = (value + coefficients[:, :, None]).view(n_channels, -1, n_components, n_atoms)
+            value = (value * x[:, None]).sum(dim=2)
+        return value.permute(2, 0, 1).reshape(n_atoms, -1)
+
+    def _coefficients(self, element: int) -> list[torch.Tensor]:
+        """Return (channels, rest, components) of the highest degree, and (channels, all) of each that is lower."""
+        if not self.trained and element in self.known:
+            return self.known[element]
+        (contraction,) = self._of
+        degrees = range(contraction.correlation, 0, -1)
+        weights = [contraction.weights_max, *contraction.weights]
+        n_channels, found = contraction.num_features, []
+        for degree, weight in zip(degrees, weights, strict=True):
+            table = contraction.U_tensors(degree)
+            found.append(torch.tensordot(weight[element], table, dims=([0], [table.dim() - 1])).view(n_channels, -1))
+        found[0] = found[0].view(n_channels, -1, contraction.U_tensors(contraction.correlation).shape[-2])
+        if not self.trained:
+            self.known[element] = found = [one.detach() for one in found]
+        return found
+
+
 def _rows(groups: torch.Tensor, n_groups: int) -> tuple[torch.Tensor, int]:
     """Return where each edge goes in a table in which every group has as many rows as the largest, and that number."""
     order = torch.argsort(groups, stable=True)
@@ -154,17 +222,18 @@ def _padded(values: torch.Tensor, rows: torch.Tensor, shape: tuple[int, int, int
     return table.view(shape[0], shape[1], values.shape[1])
 
 
-def fuse_convolutions(model: Any) -> int:
-    """Put ``FusedConvolution`` in the place of all of a model's convolutions that it suits; return their number."""
-    fused = 0
-    for interaction in _suited(model):
+def fuse(model: Any) -> dict[str, int]:
+    """Put fused sums in the place of all of a model's that they suit, for good; return how many there are of each."""
+    convolutions, contractions = _suited(model)
+    for interaction in convolutions:
         hidden, last = _taken_apart(interaction.conv_tp_weights)
         if last is not None:
             interaction.conv_tp_weights = hidden
         interaction.conv_tp = FusedConvolution(interaction.conv_tp, last)
         interaction.conv_fusion = True
-        fused += 1
-    return fused
+    for siblings, number in contractions:
+        siblings[number] = FusedContraction(siblings[number])
+    return {"convolutions": len(convolutions), "contractions": len(contractions)}
 
 
 def tell_elements(model: Any, elements: torch.Tensor, examples: torch.Tensor) -> None:
@@ -181,14 +250,15 @@ def tell_elements(model: Any, elements: torch.Tensor, examples: torch.Tensor) ->
 
 
 @contextlib.contextmanager
-def fused_for_training(model: Any) -> Iterator[int]:
-    """Let a model compute its convolutions by ``FusedConvolution`` within; the value is how many there are.
+def fused_for_training(model: Any) -> Iterator[dict[str, int]]:
+    """Let a model compute its sums fused within; the value is how many there are of each.
 
     Its modules, parameters and their names stay what they are, and gradients are those of the same function: only the
     methods of single objects are replaced, which is undone in the end.
     """
+    convolutions, contractions = _suited(model)
     replaced: list[tuple[Any, str]] = []
-    for interaction in _suited(model):
+    for interaction in convolutions:
         hidden, last = _taken_apart(interaction.conv_tp_weights)
         interaction.conv_tp.forward = FusedConvolution(interaction.conv_tp, last, trained=True).forward
         interaction.conv_fusion = True
@@ -196,9 +266,12 @@ def fused_for_training(model: Any) -> Iterator[int]:
         if last is not None:
             interaction.conv_tp_weights.forward = hidden.forward
             replaced.append((interaction.conv_tp_weights, "forward"))
+    for siblings, number in contractions:
+        siblings[number].forward = FusedContraction(siblings[number], trained=True).forward
+        replaced.append((siblings[number], "forward"))
     hook = model.register_forward_pre_hook(_tell_elements_of_batch)
     try:
-        yield sum(name == "conv_fusion" for _, name in replaced)
+        yield {"convolutions": len(convolutions), "contractions": len(contractions)}
     finally:
         hook.remove()
         for where, name in replaced:
@@ -211,15 +284,23 @@ def _tell_elements_of_batch(model: Any, arguments: tuple[Any, ...]) -> None:
     tell_elements(model, elements, same.int().argmax(dim=1))
 
 
-def _suited(model: Any) -> list[Any]:
-    """Return the interactions whose convolution can be fused."""
-    return [
+def _suited(model: Any) -> tuple[list[Any], list[tuple[Any, int]]]:
+    """Return the interactions whose convolution can be fused, and the lists and places of the contractions that can."""
+    convolutions = [
         interaction
         for interaction in getattr(model, "interactions", ())
         if getattr(interaction, "conv_tp", None) is not None
         and not hasattr(interaction, "conv_fusion")
         and FusedConvolution.suits(interaction.conv_tp)
     ]
+    contractions = [
+        (siblings, number)
+        for product in getattr(model, "products", ())
+        for siblings in [getattr(getattr(product, "symmetric_contractions", None), "contractions", ())]
+        for number, contraction in enumerate(siblings)
+        if FusedContraction.suits(contraction)
+    ]
+    return convolutions, contractions
 
 
 def _taken_apart(radial: Any) -> tuple[Any, Any]:

@@ -12,8 +12,8 @@ says what MACE cannot be told:
   numbers, so that a restarted run gives what an uninterrupted one gives; one that cannot be read is an error.
 - ``patience``: MACE counts epochs without improvement, but does not stop.
 
-On a CPU, messages are summed as products of matrices where the features are scalars (``mace_fused``): the same function
-and gradients in less than half of the time, but for rounding.
+On a CPU, messages and their products are summed as products of matrices (``mace_fused``): the same function and
+gradients in less than half of the time, but for rounding.
 
 Written are ``model.model``, ``passport.json``, ``e0s.json``, ``trained.json`` (what MACE's own objects say is trained),
 the predictions, ``loss.jsonl`` and, in every case, ``status.json``.
@@ -212,8 +212,8 @@ class Supervisor:
         self.module.valid_err_log = self._validated
         on_cpu = torch.device(kwargs["device"]).type == "cpu"
         try:
-            with fused_for_training(kwargs["model"]) if on_cpu else contextlib.nullcontext(0) as n_fused:
-                record = {"fine_tuned": bool(self.job.get("foundation")), "fused_convolutions": n_fused}
+            with fused_for_training(kwargs["model"]) if on_cpu else contextlib.nullcontext({}) as fused:
+                record = {"fine_tuned": bool(self.job.get("foundation")), "fused": fused}
                 _write_json(RECORD_FILE, {**describe_training(kwargs), **record})
                 if self.job["restart"]:
                     kwargs["start_epoch"] = self._load()

@@ -1,15 +1,18 @@
-"""Messages summed as products of matrices: the same function, the same gradients, and nothing left of it afterwards."""
+"""Messages, and products of them, as products of matrices: the same function and gradients, and nothing left of it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 
+import mace  # noqa: F401 - first, as it makes torch read the tables of e3nn
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from e3nn import o3
 from mace import data
+from mace.modules.symmetric_contraction import SymmetricContraction
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric.dataloader import DataLoader
 
@@ -74,7 +77,7 @@ def test_fused_convolutions_sum_the_same_messages(tiny_model_file, hidden):
         radii = torch.randn(5, radial.hs[0], generator=rng, dtype=torch.float64)
         terms = product(features[edges[0]], sphere, radial(radii))
         sums = torch.zeros(4, terms.shape[1], dtype=torch.float64).index_add(0, edges[1], terms)
-        assert mace_fused.fuse_convolutions(model) == expected
+        assert mace_fused.fuse(model)["convolutions"] == expected
         weights = first.conv_tp_weights(radii)
         assert weights.shape[1] == radial.hs[-1 - hidden]
         assert (first.conv_tp.mixing is not None) == hidden
@@ -84,12 +87,30 @@ def test_fused_convolutions_sum_the_same_messages(tiny_model_file, hidden):
             torch.testing.assert_close(first.conv_tp(features, sphere, weights, edges), sums)
             nothing = first.conv_tp(features, sphere[:0], weights[:0], edges[:, :0])
             torch.testing.assert_close(nothing, torch.zeros_like(sums))
-        assert mace_fused.fuse_convolutions(model) == 0
+        assert mace_fused.fuse(model) == {"convolutions": 0, "contractions": 0}
+
+
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+@pytest.mark.parametrize("out", ["0e", "1o", "2e"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_fused_contractions_are_the_same_polynomials(correlation, out, trained):
+    """Of scalars, vectors and tensors, of each degree, for atoms in any order and elements that are absent."""
+    irreps = o3.Irreps("3x0e + 3x1o + 3x2e")
+    whole = SymmetricContraction(irreps, o3.Irreps(f"3x{out}"), correlation, num_elements=4, shared_weights=True)
+    (contraction,) = whole.contractions
+    fused = mace_fused.FusedContraction(contraction, trained=trained)
+    x = torch.randn(7, 3, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    y = torch.eye(4)[[2, 0, 0, 3, 2, 0, 3]]
+    for _ in range(2):  # the second time from what is known
+        expected, found = contraction(x, y), fused(x, y)
+        torch.testing.assert_close(found, expected)
+        slopes = [torch.autograd.grad((one**2).sum(), x, create_graph=trained)[0] for one in (expected, found)]
+        torch.testing.assert_close(*slopes)
 
 
 def test_elements_that_would_cost_more_than_channels_are_not_told_apart(tiny_model_file):
     model = torch.load(tiny_model_file, map_location="cpu", weights_only=False)
-    mace_fused.fuse_convolutions(model)
+    mace_fused.fuse(model)
     fused = model.interactions[0].conv_tp
     most = fused.channels * len(fused.slices) // fused.mixing.shape[1]
     for number, wanted in ((most, True), (most + 1, False)):
@@ -103,7 +124,7 @@ def test_gradients_of_a_training_are_those_of_mace(scalars, tiny_model_file):
     images = [shaken(two_waters(), 0), shaken(molecule("H2O"), 1), shaken(molecule("H2"), 2), shaken(two_waters(), 3)]
     expected = gradients(model, images)
     with mace_fused.fused_for_training(model) as count:
-        assert count == 1 + scalars
+        assert count == {"convolutions": 1 + scalars, "contractions": 2 + (not scalars)}
         found = gradients(model, images)
         only_hydrogen = gradients(model, images[2:3])
     torch.testing.assert_close(found[0], expected[0])
@@ -124,7 +145,7 @@ def test_a_model_is_as_it_was_after_its_training(tiny_model_file):
             model.zero_grad()
         torch.save(model, after)
         assert after.getvalue() == before.getvalue()
-        assert mace_fused.fuse_convolutions(model) > 0
+        assert mace_fused.fuse(model)["contractions"] > 0
 
 
 def test_a_step_of_the_optimiser_changes_what_is_summed():
