@@ -92,8 +92,8 @@ class PairList:
     u_i = r_i - r0_i F. A pair with vector d0 now has d = d0 F + u_j - u_i, so that |d| >= |d0| s - 2 max|u|, where s is
     the smallest singular value of F. Pairs left out had |d0| > cutoff + skin: none of them has come closer than the
     cutoff while (cutoff + skin) s - 2 max|u| >= cutoff. Positions may lie outside the cell. Pairs come sorted, so that
-    forces do not depend on when the last search was, not even by rounding: a run at constant energy is restarted to the
-    bit, others up to rounding in i-PI's own thermostats and barostats.
+    forces do not depend on when the last search was, not even by rounding: a restarted run differs from one that was
+    not by i-PI's own rounding alone.
 
     Attributes:
         index: (2, m) senders and receivers.

@@ -89,12 +89,16 @@ def test_molecule(run_ipi, tiny_model):
     np.testing.assert_allclose(centres, centres[:1].repeat(len(centres), 0), atol=1e-8)  # the centre of mass rests
 
 
-def test_restart_without_a_thermostat_goes_on_to_the_bit(run_ipi, tiny_model):
+def test_restart_without_a_thermostat_goes_on(run_ipi, tiny_model):
+    """Without a thermostat, whose random numbers hide it: the same up to the last digit, which i-PI rounds."""
     whole, _ = run_ipi(tiny_model, ice_cell(), ensemble="nve")
     _, node = run_ipi(tiny_model, ice_cell(), ensemble="nve", n_steps=8)
     rest, _ = run_ipi(tiny_model, ice_cell(), ensemble="nve", parent=node.outputs.remote_folder)
-    same = whole["trajectory"].frames.select([3, 4, 5])
-    assert rest["trajectory"].frames.content_hash() == same.content_hash()
+    found, same = rest["trajectory"].frames, whole["trajectory"].frames.select([3, 4, 5])
+    (key,) = found.labels_by_level
+    assert found.steps.tolist() == same.steps.tolist()
+    np.testing.assert_allclose(found.labels(key).energy, same.labels(key).energy, rtol=1e-14)
+    np.testing.assert_allclose(found.positions, same.positions, rtol=0, atol=2e-15)
 
 
 def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, tiny_model):

@@ -50,7 +50,7 @@ def test_scratch_training_gives_model_curve_errors_and_parity(python_code, water
     passport = outputs["model"].passport
     assert passport.levels == {"Default": XTB.key}
     assert passport.seeds == [1]
-    assert passport.settings["trained"]["fused"] == {"convolutions": 1, "contractions": 2}
+    assert passport.settings["trained"]["fused"] == {"convolutions": 2, "contractions": 2}
     curve = outputs["loss_curve"]
     assert curve.get_array("epoch").tolist() == [-1, 0, 1, 2]
     assert np.isfinite(curve.get_array("train_loss")[1:]).all()

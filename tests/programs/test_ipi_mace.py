@@ -12,6 +12,7 @@ from ase.build import molecule
 from ase.neighborlist import neighbor_list
 from mace.calculators import MACECalculator
 
+from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.programs import ipi_mace
 from aiida_mlfinetune.programs.ipi_mace import MaceDriver, MacePotential, PairList
 from tests.calculations.test_ipi import ice_cell
@@ -53,6 +54,21 @@ def test_equals_mace_along_a_path_with_changing_cell(tiny_model_file, by_edges):
         np.testing.assert_allclose(forces[0], image.get_forces(), atol=1e-10)
         np.testing.assert_allclose(virials[0], -image.get_stress(voigt=False) * image.get_volume(), atol=1e-10)
     assert 1 < potential.lists[0].n_searches < n
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_forces_are_the_same_to_the_bit_wherever_a_run_was_restarted(tiny_model_file, shipped):
+    atoms = ice_cell()
+    file = str(FOUNDATIONS["ice-xtb"].path if shipped else tiny_model_file)
+    images = list(path(atoms, 25))
+    results = []
+    for start in (0, 9, 20):
+        potential = MacePotential(file, atoms.numbers.tolist(), [True] * 3)
+        found = [potential.compute([image.cell.array], [image.positions]) for image in images[start:]]
+        results.append(found[20 - start :])
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
 def test_beads_in_one_pass_equal_one_by_one(tiny_model_file):
