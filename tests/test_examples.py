@@ -36,3 +36,12 @@ def test_the_loop_is_closed_on_the_ices_of_the_study(closed_loop, name, python_c
     assert builder.averages.dynamics_crystal.parameters["n_steps"] == 6000
     assert builder.averages.reweighting.settings["n_frames"] == 40
     assert builder.target.get_dict() == {"sublimation_enthalpy_kJ_mol": 0.5, "density_percent": 1.0}
+
+
+def test_more_frames_of_ice_are_sampled_with_the_shipped_model(monkeypatch, ipi_code):
+    monkeypatch.syspath_prepend(EXAMPLES / "ice_xtb")
+    extend = runpy.run_path(str(EXAMPLES / "ice_xtb" / "extend.py"))
+    for crystal, seed in extend["CRYSTALS"]:
+        builder = extend["sampling"](ipi_code, crystal, seed, 200.0)
+        assert builder.dynamics.parameters["temperature_K"] == 200.0
+        assert builder.selection["reference_volume_A3"] == pytest.approx(builder.dynamics.structure.get_cell_volume())
