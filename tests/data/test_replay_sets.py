@@ -14,7 +14,7 @@ from aiida_mlfinetune.workchains.protocols.levels import load_level
 def test_the_shipped_data_are_those_of_the_foundation():
     passport = FOUNDATIONS["ice-xtb"].passport
     frames = read_replay_set("ice-xtb")
-    assert len(frames) == passport.settings["frames"] == 730
+    assert len(frames) == passport.settings["frames"] == 1594
     assert frames.elements == passport.elements
     assert set(frames.labels_by_level) == set(passport.levels.values())
     labels = frames.labels(passport.levels["Default"])
