@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from aiida import orm
-from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 from aiida.engine.processes.calcjobs.calcjob import validate_calc_job
 
+from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import (
     PYTHON_PLUGINS,
     new_level_problem,
@@ -183,23 +183,11 @@ class AseLabelCalculation(CalcJob):
             "labels": self.LABELS_FILENAME,
         }
         write_geometry(Path(folder.abspath) / self.FRAMES_FILENAME, inputs.dataset.frames)
-        program = resources.files("aiida_mlfinetune.programs") / self.PROGRAM_FILENAME
-        texts = {
-            self.JOB_FILENAME: json.dumps(job, indent=1, sort_keys=True),
-            self.PROGRAM_FILENAME: program.read_text(encoding="utf-8"),
-        }
-        for name, text in texts.items():
-            with folder.open(name, "w", encoding="utf-8") as handle:
-                handle.write(text)
-        codeinfo = CodeInfo()
-        codeinfo.code_uuid = inputs.code.uuid
-        codeinfo.cmdline_params = [self.PROGRAM_FILENAME, self.JOB_FILENAME]
-        codeinfo.stdout_name = inputs.metadata.options.output_filename
-        codeinfo.join_files = True
-        calcinfo = CalcInfo()
-        calcinfo.codes_info = [codeinfo]
+        job_text = json.dumps(job, indent=1, sort_keys=True)
+        write_texts(folder, {self.JOB_FILENAME: job_text, self.PROGRAM_FILENAME: program_text(self.PROGRAM_FILENAME)})
+        calc_info = call_of(inputs, self.PROGRAM_FILENAME, self.JOB_FILENAME)
         if "model" in inputs:
-            calcinfo.local_copy_list = [(inputs.model.uuid, inputs.model.MODEL_FILENAME, self.MODEL_FILENAME)]
-        calcinfo.provenance_exclude_list = [self.FRAMES_FILENAME, self.MODEL_FILENAME]
-        calcinfo.retrieve_list = [self.LABELS_FILENAME, inputs.metadata.options.output_filename]
-        return calcinfo
+            calc_info.local_copy_list = [(inputs.model.uuid, inputs.model.MODEL_FILENAME, self.MODEL_FILENAME)]
+        calc_info.provenance_exclude_list = [self.FRAMES_FILENAME, self.MODEL_FILENAME]
+        calc_info.retrieve_list.append(self.LABELS_FILENAME)
+        return calc_info

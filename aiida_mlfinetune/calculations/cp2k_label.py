@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiida import orm
-from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
 from aiida.engine.processes.calcjobs.calcjob import validate_calc_job
 from aiida_cp2k.calculations import Cp2kCalculation
@@ -16,6 +16,7 @@ from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
 from aiida_mlfinetune.calculations.cp2k_checks import level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung
+from aiida_mlfinetune.calculations.programs import call_of, write_texts
 from aiida_mlfinetune.calculations.validators import (
     CP2K_PLUGINS,
     new_level_problem,
@@ -170,18 +171,8 @@ class Cp2kLabelCalculation(Cp2kCalculation):
         }
         if frames.pbc.all():
             files[reftraj.CELLS_FILENAME] = reftraj.cell_text(frames)
-        for name, text in files.items():
-            with folder.open(name, "w", encoding="utf-8") as handle:
-                handle.write(text)
-
-        codeinfo = CodeInfo()
-        codeinfo.code_uuid = self.inputs.code.uuid
-        codeinfo.cmdline_params = ["-i", self.inputs.metadata.options.input_filename]
-        codeinfo.stdout_name = self.inputs.metadata.options.output_filename
-        codeinfo.join_files = True
-        calcinfo = CalcInfo()
-        calcinfo.codes_info = [codeinfo]
-        calcinfo.retrieve_list = [self.inputs.metadata.options.output_filename]
+        write_texts(folder, files)
+        calc_info = call_of(self.inputs, "-i", self.inputs.metadata.options.input_filename)
         # The dataset holds the trajectory already.
-        calcinfo.provenance_exclude_list = [reftraj.TRAJECTORY_FILENAME, reftraj.CELLS_FILENAME]
-        return calcinfo
+        calc_info.provenance_exclude_list = [reftraj.TRAJECTORY_FILENAME, reftraj.CELLS_FILENAME]
+        return calc_info

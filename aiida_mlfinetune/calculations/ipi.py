@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from aiida import orm
-from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 from ase import Atoms
 
 from aiida_mlfinetune.calculations import ipi_input
+from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import (
     IPI_PLUGINS,
     kinds_problem,
@@ -161,25 +161,16 @@ class IpiCalculation(CalcJob):
             self.DRIVER_FILENAME: program_text(self.DRIVER_FILENAME),
             self.FUSED_FILENAME: program_text(self.FUSED_FILENAME),
         }
-        for name, content in contents.items():
-            with folder.open(name, "w", encoding="utf-8") as handle:
-                handle.write(content)
+        write_texts(folder, contents)
         with folder.open(self.MODEL_FILENAME, "wb") as handle:
             handle.write(self.inputs.model.content())
         if "baseline" in self.inputs:
             with folder.open(self.BASELINE_FILENAME, "wb") as handle:
                 handle.write(self.inputs.baseline.content())
 
-        codeinfo = CodeInfo()
-        codeinfo.code_uuid = self.inputs.code.uuid
-        codeinfo.cmdline_params = [self.INPUT_FILENAME]
-        codeinfo.stdout_name = self.options.output_filename
-        codeinfo.join_files = True
-        calcinfo = CalcInfo()
-        calcinfo.codes_info = [codeinfo]
-        calcinfo.provenance_exclude_list = [self.MODEL_FILENAME, self.BASELINE_FILENAME]
-        calcinfo.retrieve_list = [
-            self.options.output_filename,
+        calc_info = call_of(self.inputs, self.INPUT_FILENAME)
+        calc_info.provenance_exclude_list = [self.MODEL_FILENAME, self.BASELINE_FILENAME]
+        calc_info.retrieve_list += [
             self.PROPERTIES_FILENAME,
             *ipi_input.bead_filenames(self.POSITIONS, settings.n_beads),
             *(ipi_input.bead_filenames(self.FORCES, settings.n_beads) if settings.print_forces else []),
@@ -187,7 +178,7 @@ class IpiCalculation(CalcJob):
             self.STOP_FILENAME,
             *([self.CELL_FILENAME] if settings.ensemble.has_barostat else []),
         ]
-        return calcinfo
+        return calc_info
 
     def _driver_settings(self, settings: IpiSettings, atoms: Atoms, first_step: int) -> dict[str, Any]:
         baseline = {}
@@ -225,11 +216,6 @@ class IpiCalculation(CalcJob):
             if settings.ensemble.has_barostat
             else None,
         }
-
-
-def program_text(name: str) -> str:
-    """Return the text of a stand-alone program of this package."""
-    return resources.files("aiida_mlfinetune.programs").joinpath(name).read_text(encoding="utf-8")
 
 
 def wall_limit(max_wallclock_seconds: int | None) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from aiida import orm
-from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
+from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.common.errors import LabelsError, ModelError
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -157,19 +157,10 @@ class MaceEvaluateCalculation(CalcJob):
             job["baseline"] = {"model": self.BASELINE_FILENAME, "head": own["head"] if own else None}
             files.append((inputs.baseline.uuid, inputs.baseline.MODEL_FILENAME, self.BASELINE_FILENAME))
         write_geometry(Path(folder.abspath) / self.FRAMES_FILENAME, inputs.dataset.frames)
-        with folder.open(self.JOB_FILENAME, "w", encoding="utf-8") as handle:
-            json.dump(job, handle, indent=1, sort_keys=True)
-        program = resources.files("aiida_mlfinetune.programs") / self.PROGRAM_FILENAME
-        with folder.open(self.PROGRAM_FILENAME, "w", encoding="utf-8") as handle:
-            handle.write(program.read_text(encoding="utf-8"))
-        code_info = CodeInfo()
-        code_info.code_uuid = inputs.code.uuid
-        code_info.cmdline_params = [self.PROGRAM_FILENAME, self.JOB_FILENAME]
-        code_info.stdout_name = inputs.metadata.options.output_filename
-        code_info.join_files = True
-        calc_info = CalcInfo()
-        calc_info.codes_info = [code_info]
+        job_text = json.dumps(job, indent=1, sort_keys=True)
+        write_texts(folder, {self.JOB_FILENAME: job_text, self.PROGRAM_FILENAME: program_text(self.PROGRAM_FILENAME)})
+        calc_info = call_of(inputs, self.PROGRAM_FILENAME, self.JOB_FILENAME)
         calc_info.local_copy_list = files
         calc_info.provenance_exclude_list = [self.FRAMES_FILENAME]
-        calc_info.retrieve_list = [self.LABELS_FILENAME, inputs.metadata.options.output_filename]
+        calc_info.retrieve_list.append(self.LABELS_FILENAME)
         return calc_info

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from aiida import orm
-from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
+from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
@@ -237,7 +237,7 @@ class MaceTrainCalculation(CalcJob):
             "save_interval_s": SAVE_INTERVAL_S,
             "max_loss_growth": MAX_LOSS_GROWTH,
         }
-        calc_info = CalcInfo()
+        calc_info = call_of(inputs, self.PROGRAM_FILENAMES[0], self.JOB_FILENAME)
         calc_info.local_copy_list = []
         calc_info.remote_copy_list = []
         if fine_tuned:
@@ -251,24 +251,14 @@ class MaceTrainCalculation(CalcJob):
                 (parent.computer.uuid, f"{parent.get_remote_path()}/{name}", name)
                 for name in (self.STATE_FILENAME, "checkpoints", "results")
             ]
-        with folder.open(self.CONFIG_FILENAME, "w", encoding="utf-8") as handle:
-            yaml.safe_dump(config, handle, sort_keys=True)
-        with folder.open(self.JOB_FILENAME, "w", encoding="utf-8") as handle:
-            json.dump(job, handle, indent=1, sort_keys=True)
-        for name in self.PROGRAM_FILENAMES:
-            text = (resources.files("aiida_mlfinetune.programs") / name).read_text(encoding="utf-8")
-            with folder.open(name, "w", encoding="utf-8") as handle:
-                handle.write(text)
-
-        code_info = CodeInfo()
-        code_info.code_uuid = inputs.code.uuid
-        code_info.cmdline_params = [self.PROGRAM_FILENAMES[0], self.JOB_FILENAME]
-        code_info.stdout_name = inputs.metadata.options.output_filename
-        code_info.join_files = True
-        calc_info.codes_info = [code_info]
+        texts = {
+            self.CONFIG_FILENAME: yaml.safe_dump(config, sort_keys=True),
+            self.JOB_FILENAME: json.dumps(job, indent=1, sort_keys=True),
+        }
+        write_texts(folder, texts)
+        write_texts(folder, {name: program_text(name) for name in self.PROGRAM_FILENAMES})
         calc_info.provenance_exclude_list = derived
-        calc_info.retrieve_list = [
-            inputs.metadata.options.output_filename,
+        calc_info.retrieve_list += [
             self.MODEL_FILENAME,
             self.PASSPORT_FILENAME,
             self.E0S_FILENAME,

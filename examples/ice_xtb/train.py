@@ -104,7 +104,7 @@ def main() -> None:
     if arguments.start is None:
         stage = {"mode": "scratch", **ARCHITECTURE, "lr": 0.01}
     else:
-        stage = {"mode": "naive", "lr": 0.006}
+        stage = {"mode": "naive", "lr": 0.03}
         builder.foundation = orm.load_node(arguments.start)
     builder.parameters = orm.Dict({**PARAMETERS, **stage, **falling})
     builder.e0s = orm.Dict({"source": "estimated"})
