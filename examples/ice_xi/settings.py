@@ -41,11 +41,11 @@ TRAINING = {
     "scratch": {
         "num_channels": 64,
         "max_ell": 2,
-        "correlation": 2,
+        "correlation": 3,
         "radial_MLP": "[32, 32]",
-        **_falling(SCRATCH_EPOCHS, 0.01),
+        **_falling(SCRATCH_EPOCHS, 0.03),
     },
-    "naive": _falling(NAIVE_EPOCHS, 0.005),
+    "naive": _falling(NAIVE_EPOCHS, 0.01),
 }
 """Rates that fall to a hundredth; whether the epochs suffice is what ``settling`` of the benchmark tells."""
 
