@@ -45,3 +45,10 @@ def test_more_frames_of_ice_are_sampled_with_the_shipped_model(monkeypatch, ipi_
         builder = extend["sampling"](ipi_code, crystal, seed, 200.0)
         assert builder.dynamics.parameters["temperature_K"] == 200.0
         assert builder.selection["reference_volume_A3"] == pytest.approx(builder.dynamics.structure.get_cell_volume())
+
+
+def test_ice_viii_is_run_by_cp2k_itself(cp2k_code):
+    example = runpy.run_path(str(EXAMPLES / "ice_viii" / "by_cp2k.py"))
+    builder = example["sampling"](cp2k_code)
+    assert builder.structure.get_formula() == "H16O8"
+    assert {**builder.md}.items() >= {"ensemble": "npt-flexible", "n_steps": 4000, "temperature_K": 100.0}.items()
