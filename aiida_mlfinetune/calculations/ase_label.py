@@ -13,7 +13,7 @@ from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 from aiida.engine.processes.calcjobs.calcjob import validate_calc_job
 
-from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
+from aiida_mlfinetune.calculations.job_files import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import (
     PYTHON_PLUGINS,
     new_level_problem,

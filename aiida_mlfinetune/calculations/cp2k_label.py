@@ -16,7 +16,7 @@ from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
 from aiida_mlfinetune.calculations.cp2k_checks import level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung
-from aiida_mlfinetune.calculations.programs import call_of, write_texts
+from aiida_mlfinetune.calculations.job_files import call_of, write_texts
 from aiida_mlfinetune.calculations.validators import (
     CP2K_PLUGINS,
     new_level_problem,

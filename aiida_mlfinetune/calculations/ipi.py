@@ -14,7 +14,7 @@ from aiida.engine import CalcJob, CalcJobProcessSpec
 from ase import Atoms
 
 from aiida_mlfinetune.calculations import ipi_input
-from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
+from aiida_mlfinetune.calculations.job_files import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import (
     IPI_PLUGINS,
     kinds_problem,

@@ -13,7 +13,7 @@ from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
 
 from aiida_mlfinetune.calculations import mace_evaluate
-from aiida_mlfinetune.calculations.programs import call_of, program_text, write_texts
+from aiida_mlfinetune.calculations.job_files import call_of, program_text, write_texts
 from aiida_mlfinetune.calculations.validators import PYTHON_PLUGINS, validate_program
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData

@@ -1,4 +1,4 @@
-"""More frames for `ice-xtb`: dynamics of ices with the model itself, labelled by CP2K (GFN1-xTB).
+"""More frames for `ice-xtb`: dynamics of ices with the shipped model, labelled by CP2K (GFN1-xTB).
 
     verdi run extend.py [PROCESSES AT A TIME]
 
