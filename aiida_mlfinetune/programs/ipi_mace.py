@@ -305,7 +305,8 @@ class SumPotential:
 class CentroidTemperature:
     """The temperature of the centroids from how far they move in a step: T = sum m (dr/dt)^2 / (3 N k).
 
-    Cells that move add to it what they carry the atoms along, which is little beside what ends a run.
+    What a cell under a barostat carries them along is no motion of theirs, and is taken off: r is compared with
+    r_before h_before^-1 h (rows are vectors).
     """
 
     def __init__(self, limit: float | None, masses: list[float] | None, timestep_fs: float | None) -> None:
@@ -318,9 +319,9 @@ class CentroidTemperature:
         scale = unit_to_internal("length", "ase", 1.0) / step
         self.weights = np.array(masses)[:, None] * dalton * scale**2 * kelvin / (3 * len(masses))
         self._sum, self._beads = 0.0, 0
-        self._before: np.ndarray | None = None
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
 
-    def beyond(self, positions: list[np.ndarray], *, last: bool) -> float | None:
+    def beyond(self, cell: np.ndarray, positions: list[np.ndarray], *, last: bool) -> float | None:
         """Return the temperature (K) if it is above the limit; ``last`` says that all beads of a step are there."""
         if self.limit is None:
             return None
@@ -328,10 +329,11 @@ class CentroidTemperature:
         if not last:
             return None
         centroids, before = self._sum / self._beads, self._before
-        self._sum, self._beads, self._before = 0.0, 0, centroids
+        self._sum, self._beads, self._before = 0.0, 0, (cell, centroids)
         if before is None:
             return None
-        temperature = float((self.weights * (centroids - before) ** 2).sum())
+        carried = before[1] @ np.linalg.solve(before[0], cell)
+        temperature = float((self.weights * (centroids - carried) ** 2).sum())
         return temperature if temperature > self.limit else None
 
 
@@ -437,7 +439,8 @@ class MaceDriver:
             if moved > self.max_displacement:
                 self._stop("displacement", f"an atom moved by {moved:.2f} A in a step, over {self.max_displacement} A")
         self.previous[self.batch] = positions
-        if (temperature := self.watch.beyond(positions, last=self.batch == self.n_batches - 1)) is not None:
+        last = self.batch == self.n_batches - 1
+        if (temperature := self.watch.beyond(cells[0], positions, last=last)) is not None:
             self._stop("temperature", f"the temperature is {temperature:.0f} K, above {self.watch.limit:.0f} K")
         if self.reference_volume is None:
             return

@@ -227,6 +227,27 @@ def test_temperature_of_the_centroids(make_driver, tmp_path):
     assert "1050 K" in stop["message"]
 
 
+def test_a_moving_cell_heats_no_atoms(make_driver, tmp_path):
+    """A small cell under a fast barostat carries its atoms along, here as fast as those of 1000 K are on average."""
+    from ase import units
+
+    atoms, limit = ice_cell(), 500.0
+    atoms.positions -= atoms.cell.array.sum(axis=0)  # away from the origin, as i-PI does not wrap
+    masses = atoms.get_masses()
+    driver = make_driver(atoms, masses=masses.tolist(), timestep_fs=0.5, max_temperature_K=limit)
+    strain = np.array([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [2.0, 1.0, -1.0]])
+    carried = 3 * len(atoms) * units.kB * 1000.0 / (masses[:, None] * (atoms.positions @ strain) ** 2).sum()
+    strain *= np.sqrt(carried) * 0.5 * units.fs
+    for _ in range(3):
+        driver(*bohr(driver, atoms))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    assert not (tmp_path / "driver_stop.json").exists()
+    atoms.positions += np.sqrt(3 * units.kB * 600.0 / masses)[:, None] * [0.0, 0.0, 0.5 * units.fs]
+    with pytest.raises(SystemExit):
+        driver(*bohr(driver, atoms))
+    assert "600 K" in json.loads((tmp_path / "driver_stop.json").read_text())["message"]
+
+
 @pytest.mark.parametrize("reason", ["distance", "force", "displacement", "volume", "not_finite"])
 def test_what_stops_a_run(make_driver, tmp_path, reason):
     atoms = ice_cell()
