@@ -4,7 +4,8 @@
 
 With ``--shipped`` the frames that come with the package take the place of those of ``generate.py``; with ``--start``
 the model of an earlier call is trained on; a ``--draft`` stays in the profile. The shipped one came by
-``--shipped --epochs 35``, when 730 frames were shipped; it was interrupted, and went on from its saved state.
+``--shipped --epochs 35``, when 730 frames were shipped, and then ``--shipped --epochs 30 --start PK``; both were
+interrupted, and went on from their saved states.
 
 Trajectories are thinned, sets are joined and split by calcfunctions, and ``mlfinetune.mace_train`` does the rest, so
 that the graph leads from the model back to every CP2K run. Writes ``ice-xtb.model``, ``ice-xtb.json`` (passport) and
