@@ -17,15 +17,14 @@ METHOD = "revpbe-d3"
 FOUNDATION = "ice-xtb"
 N_VALID = 40
 SEEDS = (1, 2, 3)
-SCRATCH_EPOCHS, NAIVE_EPOCHS = 150, 60
+EPOCHS = 150
+RATE = 0.03
 LAST_RATE = 0.01
 """Rate of the last epoch over that of the first."""
 
 
-def _falling(epochs: int, rate: float) -> dict[str, Any]:
-    return {"max_num_epochs": epochs, "lr": rate, "lr_scheduler_gamma": round(LAST_RATE ** (1 / epochs), 5)}
-
-
+SCHEDULE = {"max_num_epochs": EPOCHS, "lr": RATE, "lr_scheduler_gamma": round(LAST_RATE ** (1 / EPOCHS), 5)}
+"""The same for both modes."""
 TRAINING = {
     "protocol": "fast",
     "parameters": {
@@ -43,11 +42,11 @@ TRAINING = {
         "max_ell": 2,
         "correlation": 3,
         "radial_MLP": "[32, 32]",
-        **_falling(SCRATCH_EPOCHS, 0.03),
+        **SCHEDULE,
     },
-    "naive": _falling(NAIVE_EPOCHS, 0.01),
+    "naive": SCHEDULE,
 }
-"""Rates that fall to a hundredth; whether the epochs suffice is what ``settling`` of the benchmark tells."""
+"""Whether the epochs suffice is what ``settling`` of the benchmark tells."""
 
 
 def learning_curve(code: orm.AbstractCode, sizes: Sequence[int], target: dict[str, float]) -> ProcessBuilder:
