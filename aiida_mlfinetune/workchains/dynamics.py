@@ -27,7 +27,7 @@ from aiida_mlfinetune.data.assessments import assessment_problem
 from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
-from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, with_state
 
 EXIT = IpiCalculation.exit_codes
 _TOLD: set[str] = set()
@@ -118,7 +118,7 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         """
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
-        parameters = {**inputs["parameters"], **{key: value for key, value in asked.items() if value is not None}}
+        parameters = with_state(inputs["parameters"], (overrides or {}).get("parameters"), asked)
         if not any(structure.pbc):
             wished = ensemble or (overrides or {}).get("parameters", {}).get("ensemble")
             parameters["ensemble"] = wished or Ensemble.NVT

@@ -28,7 +28,7 @@ from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
-from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, with_state
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 
 EXIT = Cp2kMdCalculation.exit_codes
@@ -124,7 +124,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         builder.structure = structure
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
-        md = {**inputs["md"], **{name: value for name, value in asked.items() if value is not None}}
+        md = with_state(inputs["md"], (overrides or {}).get("md"), asked)
         selection = dict(inputs["selection"])
         if any(structure.pbc):
             if selection["volume_range"] is not None:

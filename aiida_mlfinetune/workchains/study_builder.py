@@ -18,7 +18,7 @@ from aiida_mlfinetune.workchains.labelling.engines import engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin
 from aiida_mlfinetune.workchains.study_checks import GAS, NEXT_LEVEL, STAGES, validate_crystals, validate_inputs
 from aiida_mlfinetune.workchains.study_plan import study_plan
-from aiida_mlfinetune.workchains.sublimation_builder import BY_MODEL, without
+from aiida_mlfinetune.workchains.sublimation_builder import BY_MODEL, state_of_sampling, without
 
 PROGRAMS = ("cp2k", "python", "i-pi", "vasp")
 PROGRAM_OF = {"cp2k": "cp2k", "ase": "python", "vasp": "vasp"}
@@ -60,7 +60,7 @@ class StudyBuilderMixin(ProtocolMixin):
             teacher: the model behind a reference level that reads one, such as ``mace``.
             sampling_model: model whose dynamics the frames are taken from, instead of CP2K's; the sampling stages are
                 then those of ``protocols/model_sampling.yaml``.
-            temperature_K: of sampling and runs; further runs may differ.
+            temperature_K: of the runs, and of the sampling where its overrides name no other; further runs may differ.
             pressure_bar: on the crystals.
             sizes: of the training sets, or the name of published ones.
             seeds: of the trainings; runs are made with the models of the first.
@@ -177,8 +177,9 @@ class _StageMaker:
         systems = {**crystals, GAS: orm.StructureData(ase=gas_molecule(first.get_ase()))}
         for name, structure in systems.items():
             stage = "sampling_gas" if name == GAS else "sampling_crystal"
+            sampled = state_of_sampling(self.inputs[stage], state)
             made = self.make(
-                stage, f"{prefix}{stage}", code, structure, *more, scheduler=self.options[program], **state
+                stage, f"{prefix}{stage}", code, structure, *more, scheduler=self.options[program], **sampled
             )
             if name != GAS:
                 selections[name] = self.made["selection"]

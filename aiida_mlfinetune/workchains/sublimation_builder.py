@@ -74,8 +74,8 @@ class SublimationBuilderMixin(ProtocolMixin):
                 override ``foundation: null``.
             sampling_model: model whose dynamics the frames are taken from, instead of CP2K's; the sampling stages are
                 then those of ``protocols/model_sampling.yaml``.
-            temperature_K: temperature of all runs, sampling included.
-            pressure_bar: pressure on the crystal in all runs.
+            temperature_K: temperature of all runs, and of the sampling where its overrides name no other.
+            pressure_bar: pressure on the crystal, likewise.
 
         Raises:
             FramesError: a crystal without volume or periodicity, or with atoms too close to each other.
@@ -122,10 +122,11 @@ class SublimationBuilderMixin(ProtocolMixin):
             return made
 
         for phase, structure in structures.items():
+            sampled = state_of_sampling(inputs[f"sampling_{phase}"], state)
             if sampling_model is None:
-                stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **state)
+                stage(f"sampling_{phase}", cp2k_code, structure, scheduler=cp2k, **sampled)
             else:
-                stage(f"{BY_MODEL}sampling_{phase}", ipi_code, structure, sampling_model, scheduler=ipi, **state)
+                stage(f"{BY_MODEL}sampling_{phase}", ipi_code, structure, sampling_model, scheduler=ipi, **sampled)
         parameters = inputs["training"].get("parameters") or {}
         inputs["training"]["parameters"] = {"molecule": molecules.formula, **parameters}
         level = inputs["labelling"].get("level")
@@ -174,6 +175,15 @@ class SublimationBuilderMixin(ProtocolMixin):
         lines += [f"dynamics, {phase}: {_md(builder[f'dynamics_{phase}'].parameters)}" for phase in ("crystal", "gas")]
         lines.append("averages: density, enthalpies of crystal and gas, sublimation enthalpy")
         return "\n".join(lines)
+
+
+def state_of_sampling(settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state to sample at: that of the chain, without what the settings of the sampling have themselves.
+
+    Frames from a hotter run than those that follow teach a model what lies around theirs.
+    """
+    run = settings.get("md") or (settings.get("dynamics") or {}).get("parameters") or {}
+    return {name: value for name, value in state.items() if run.get(name) is None}
 
 
 def without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def test_published_numbers(ipi_code, crystal, tiny_model):
 def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, python_code, tmp_path, make_model_data):
     with pytest.raises(StudyError, match="temperature_K is -1"):
         make_builder(crystal, temperature_K=-1)
+    with pytest.raises(StudyError, match="ensemble is given twice, as nve and, in the overrides, as nvt"):
+        make_builder(crystal, parameters={"ensemble": "nvt"}, ensemble="nve")
     with pytest.raises(StudyError, match="n_steps is 0"):
         make_builder(crystal, parameters={"n_steps": 0})
     with pytest.raises(StudyError, match="batch_size is 3, but must divide n_beads"):

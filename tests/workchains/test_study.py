@@ -171,6 +171,12 @@ def test_a_crystal_whose_frames_have_no_labels_is_an_error(codes, monkeypatch):
     assert "none of the frames asked for has a label" in node.exit_message
 
 
+def test_sampling_may_be_hotter_than_the_runs(codes):
+    builder = make_study_builder(codes, {"sampling_crystal": {"protocol": "demo", "md": {"temperature_K": 300.0}}})
+    assert builder.sampling_crystal.md["temperature_K"] == 300.0
+    assert builder.dynamics_crystal.parameters["temperature_K"] < 300.0
+
+
 def test_frames_may_come_from_dynamics_with_a_model(codes, monkeypatch):
     own = {"protocol": "demo", "dynamics": {"parameters": {"n_beads": 2, "thermostat": "pile-l"}}}
     overrides = {"sampling_crystal": {**own, "selection": {"n_frames": 9}}, "sampling_gas": {"protocol": "demo"}}

@@ -76,6 +76,23 @@ def test_temperature_and_pressure_reach_every_run(build):
         assert builder[f"{stage}_crystal"][port]["pressure_bar"] == 250.0
 
 
+def test_sampling_may_be_hotter_than_the_runs(build, tiny_model):
+    hot = {"sampling_crystal": {"md": {"temperature_K": 300.0}}}
+    builder = build(temperature_K=77.0, pressure_bar=250.0, overrides=hot)
+    assert (builder.sampling_crystal.md["temperature_K"], builder.sampling_crystal.md["pressure_bar"]) == (300.0, 250.0)
+    assert builder.sampling_gas.md["temperature_K"] == builder.dynamics_crystal.parameters["temperature_K"] == 77.0
+    hot = {"sampling_crystal": {"dynamics": {"parameters": {"temperature_K": 300.0}}}}
+    builder = build(sampling_model=tiny_model, temperature_K=77.0, overrides=hot)
+    assert builder.model_sampling_crystal.dynamics.parameters["temperature_K"] == 300.0
+    assert builder.model_sampling_gas.dynamics.parameters["temperature_K"] == 77.0
+
+
+def test_a_run_is_given_its_temperature_once(build):
+    twice = {"dynamics_crystal": {"parameters": {"temperature_K": 300.0}}}
+    with pytest.raises(StudyError, match=r"given twice, as 77\.0 and, in the overrides, as 300\.0: give it once"):
+        build(temperature_K=77.0, overrides=twice)
+
+
 def test_overrides_reach_their_stage(build):
     builder = build(overrides={"dynamics_crystal": {"parameters": {"n_steps": 123, "stride": 3}}})
     assert builder.dynamics_crystal.parameters["n_steps"] == 123

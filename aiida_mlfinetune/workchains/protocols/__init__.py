@@ -78,6 +78,27 @@ def merge(
     return merged
 
 
+def with_state(
+    parameters: Mapping[str, Any], overrides: Mapping[str, Any] | None, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the parameters of a run with the state that a caller asks for laid over them, where it is not None.
+
+    Args:
+        parameters: of the protocol, with ``overrides`` laid over it.
+        overrides: what was given by the user among them.
+        state: ensemble, temperature_K and pressure_bar of the caller.
+
+    Raises:
+        StudyError: overrides that say something else, of which one would be ignored.
+    """
+    asked = {name: value for name, value in state.items() if value is not None}
+    for name, value in asked.items():
+        own = (overrides or {}).get(name)
+        if own is not None and own != value:
+            raise StudyError(f"{name} is given twice, as {value} and, in the overrides, as {own}: give it once")
+    return {**parameters, **asked}
+
+
 def load_yaml(name: str) -> dict[str, Any]:
     """Return the content of the YAML file ``name`` of this package."""
     return deepcopy(_parsed(name))
