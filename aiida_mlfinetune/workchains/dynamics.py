@@ -111,8 +111,8 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             baseline: the model that ``model`` is a difference to, if it is one.
 
         Raises:
-            StudyError: unknown protocol, input or ensemble; values that cannot be; a barostat for a molecule; a code or
-                a structure that cannot be used.
+            StudyError: unknown protocol, input or ensemble; values that cannot be, or a state that the overrides give
+                otherwise; a barostat for a molecule; a code or a structure that cannot be used.
             ModelError: elements that the model does not know, or a head that it lacks; a difference without its
                 baseline, or a baseline of another model.
         """

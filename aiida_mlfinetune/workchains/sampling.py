@@ -118,7 +118,8 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             level: name of a CP2K level, or a whole specification.
 
         Raises:
-            StudyError: unknown protocol, input, ensemble or level; a barostat for a molecule.
+            StudyError: unknown protocol, input, ensemble or level; a state that the overrides give otherwise; a
+                barostat for a molecule.
         """
         builder = cls.get_builder()
         builder.structure = structure

@@ -20,8 +20,6 @@ EPOCHS = 150
 RATE = 0.03
 LAST_RATE = 0.01
 """Rate of the last epoch over that of the first."""
-
-
 SCHEDULE = {"max_num_epochs": EPOCHS, "lr": RATE, "lr_scheduler_gamma": round(LAST_RATE ** (1 / EPOCHS), 5)}
 """The same for both modes."""
 TRAINING = {

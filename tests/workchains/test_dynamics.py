@@ -14,6 +14,7 @@ from ase.build import molecule
 
 from aiida_mlfinetune.calculations import ipi_input
 from aiida_mlfinetune.calculations.ipi import IpiCalculation
+from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import ModelError, StudyError
 from aiida_mlfinetune.science.dynamics.gle import load_matrix
 from aiida_mlfinetune.workchains import dynamics
@@ -136,7 +137,7 @@ def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, py
     with pytest.raises(StudyError, match="temperature_K is -1"):
         make_builder(crystal, temperature_K=-1)
     with pytest.raises(StudyError, match="ensemble is given twice, as nve and, in the overrides, as nvt"):
-        make_builder(crystal, parameters={"ensemble": "nvt"}, ensemble="nve")
+        make_builder(crystal, parameters={"ensemble": "nvt"}, ensemble=Ensemble.NVE)
     with pytest.raises(StudyError, match="n_steps is 0"):
         make_builder(crystal, parameters={"n_steps": 0})
     with pytest.raises(StudyError, match="batch_size is 3, but must divide n_beads"):

@@ -172,9 +172,13 @@ def test_a_crystal_whose_frames_have_no_labels_is_an_error(codes, monkeypatch):
 
 
 def test_sampling_may_be_hotter_than_the_runs(codes):
-    builder = make_study_builder(codes, {"sampling_crystal": {"protocol": "demo", "md": {"temperature_K": 300.0}}})
+    hot = {"sampling_crystal": {"protocol": "demo", "md": {"temperature_K": 300.0}}}
+    builder = make_study_builder(codes, hot, temperature_K=77.0)
     assert builder.sampling_crystal.md["temperature_K"] == 300.0
-    assert builder.dynamics_crystal.parameters["temperature_K"] < 300.0
+    assert builder.sampling_gas.md["temperature_K"] == builder.dynamics_crystal.parameters["temperature_K"] == 77.0
+    twice = {"dynamics_gas": {"protocol": "demo", "parameters": {"temperature_K": 7.0}}}
+    with pytest.raises(MlFinetuneError, match=r"given twice, as 77\.0 and, in the overrides, as 7\.0"):
+        make_study_builder(codes, twice, temperature_K=77.0)
 
 
 def test_frames_may_come_from_dynamics_with_a_model(codes, monkeypatch):

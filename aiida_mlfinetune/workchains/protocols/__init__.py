@@ -95,7 +95,8 @@ def with_state(
     for name, value in asked.items():
         own = (overrides or {}).get(name)
         if own is not None and own != value:
-            raise StudyError(f"{name} is given twice, as {value} and, in the overrides, as {own}: give it once")
+            told = getattr(value, "value", value)  # of an Ensemble
+            raise StudyError(f"{name} is given twice, as {told} and, in the overrides, as {own}: give it once")
     return {**parameters, **asked}
 
 
