@@ -85,7 +85,7 @@ def compared(code: orm.AbstractCode) -> dict[str, Any]:
         }
     result["settling"] = settling(node)
     result["seeds"] = list(SEEDS)
-    result["met"] = result["ratio_ft40_scratch40"] <= 0.5 and result["ratio_ft20_scratch80"] < 1.0
+    result["met"] = bool(result["ratio_ft40_scratch40"] <= 0.5 and result["ratio_ft20_scratch80"] < 1.0)
     return result
 
 

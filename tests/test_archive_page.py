@@ -41,7 +41,7 @@ def test_every_frame_is_there_with_its_labels(archive):
     (labelled,) = load_group("ice-xi/labelled").nodes
     (hybrid,) = load_group("ice-xi/hybrid").nodes
     assert {key: level["counts"] for key, level in labelled.levels.items()} == {
-        key: {"energy": 160, "forces": 160, "stress": 160} for key in ("gfn1-xtb/cp2k", "revpbe-d3-light/cp2k")
+        key: {"energy": 160, "forces": 160, "stress": 160} for key in ("gfn1-xtb/cp2k", "revpbe-d3-quick/cp2k")
     }
     frames = labelled.frames
     assert len(set(frames.content_hashes())) == 160
