@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ class IpiCalculation(CalcJob):
             serializer=orm.to_aiida_type,
             validator=validate_dict(IpiSettings.from_dict),
             help="The run, as `science.ipi_settings.IpiSettings` documents it: ensemble (nve, nvt, npt-isotropic, "
-            "npt-flexible), temperature_K, n_steps and seed; optionally pressure_bar, timestep_fs, stride, "
+            "npt-flexible), temperature_K, n_steps and seed (every structure and model has random numbers of its own "
+            "from it); optionally pressure_bar, timestep_fs, stride, "
             "properties_stride, checkpoint_stride, thermostat (langevin, svr, gle, pile-l, pile-g, piglet), "
             "thermostat_tau_fs, gle, cell_thermostat (langevin, svr, gle), cell_gle, barostat_tau_fs, n_beads, "
             "batch_size, head, dtype, device, enable_cueq, print_forces, allow_large_timestep, and limits beyond which "
@@ -153,7 +155,8 @@ class IpiCalculation(CalcJob):
             first_step = ipi_input.restart_step(restart) or 0
             text = ipi_input.restart_xml(restart, settings.n_steps, limit)
         else:
-            text = ipi_input.simulation_xml(settings, atoms, limit, self.DRIVER_FILENAME, self.SETTINGS_FILENAME)
+            seeded = replace(settings, seed=ipi_input.own_seed(settings.seed, atoms, self.inputs.model.sha256))
+            text = ipi_input.simulation_xml(seeded, atoms, limit, self.DRIVER_FILENAME, self.SETTINGS_FILENAME)
         contents = {
             self.INPUT_FILENAME: text,
             ipi_input.COORDINATES_FILENAME: ipi_input.coordinates_xyz(atoms),

@@ -7,6 +7,7 @@ of the job sees the turned frame. All numbers pass in ASE's units (eV, angstrom)
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -174,6 +175,19 @@ def simulation_xml(
         barostat=_indented(_barostat_xml(settings), 8) if settings.ensemble.has_barostat else "",
         pressure=pressure if settings.ensemble.has_barostat else "",
     )
+
+
+def own_seed(seed: int, atoms: Atoms, sha256: str) -> int:
+    """Return a seed between 1 and 2^31 - 1 for a structure and a model with this checksum.
+
+    With the same random forces, runs of like models or of like crystals stay side by side, and a bad draw is one for
+    all of them, while errors are taken for independent (Sindhikara et al., J. Chem. Theory Comput. 5, 1624, 2009).
+    """
+    geometry = np.concatenate([atoms.numbers[:, None], atoms.positions], axis=1)
+    content = np.round(np.concatenate([geometry.ravel(), atoms.cell.array.ravel()]), 6) + 0.0
+    digest = hashlib.sha256(sha256.encode() + content.tobytes()).digest()
+    words = np.frombuffer(digest, dtype="<u4").tolist()
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] % (2**31 - 1)) + 1
 
 
 def printed_properties(n_beads: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from aiida_mlfinetune.calculations.ipi import IpiCalculation
+from aiida_mlfinetune.calculations.ipi_input import own_seed
 
 
 def ice_cell() -> Atoms:
@@ -107,6 +108,8 @@ def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, tiny_model):
     first, node = run_ipi(tiny_model, ice_cell(), n_steps=8)
     second, rest = run_ipi(tiny_model, ice_cell(), parent=node.outputs.remote_folder)
     assert rest.is_finished_ok, rest.exit_message
+    seed = own_seed(5, ice_cell(), tiny_model.sha256)
+    assert f"<seed>{seed}</seed>" in node.base.repository.get_object_content(IpiCalculation.INPUT_FILENAME)
     assert first["trajectory"].frames.steps.tolist() == [0, 4, 8]
     same = whole["trajectory"].frames.select([0, 1, 2])
     assert first["trajectory"].frames.content_hash() == same.content_hash()  # to the last bit

@@ -13,6 +13,7 @@ from aiida_mlfinetune.calculations.ipi_input import (
     IpiFrame,
     bead_filenames,
     coordinates_xyz,
+    own_seed,
     restart_step,
     restart_xml,
     simulation_xml,
@@ -72,6 +73,18 @@ def test_a_molecule_is_not_turned():
     frame = IpiFrame.of(molecule("H2O"))
     assert (frame.rotation == np.eye(3)).all()
     assert not frame.cells_out(np.ones((2, 3, 3))).any()
+
+
+def test_structures_and_models_have_seeds_of_their_own():
+    moved = ice_cell()
+    moved.positions[0] += 0.1
+    again = ice_cell()
+    again.positions += 1e-9
+    cases = [(5, ice_cell(), "a1"), (6, ice_cell(), "a1"), (5, moved, "a1"), (5, ice_cell(), "b2")]
+    seeds = [own_seed(*case) for case in cases]
+    assert len(set(seeds)) == len(cases)
+    assert all(0 < seed < 2**31 for seed in seeds)
+    assert own_seed(5, again, "a1") == seeds[0]
 
 
 @pytest.mark.parametrize("thermostat", ["langevin", "svr"])

@@ -91,7 +91,7 @@ def test_a_disturbed_student_reweighted_is_the_teacher(aiida_profile, ipi_code, 
     crystal = cut(build_ice(IceSpec("VIII", seed=1)), a=(1, 0, 0), b=(0, 1, 0), c=(0.5, 0.5, 0.5))
     assert len(crystal) == 12
     crystal = settled(ipi_code, crystal, 600)
-    student = make_model_data(disturbed_model(tmp_path / "student.model", shift=0.02, noise=0.004))
+    student = make_model_data(disturbed_model(tmp_path / "student.model", shift=0.03, noise=0.004))
     run = {"n_steps": 800, "stride": 10, "properties_stride": 5, "seed": 11, "thermostat_tau_fs": 30.0}
     run |= {"ensemble": "npt-isotropic", "barostat_tau_fs": 50.0}  # shapes of so small a cell change slowly
     settings = {"n_frames": 30, "equilibration": 0.25, "n_train": 5}

@@ -20,7 +20,7 @@ class MdSettings:
         ensemble: see ``Ensemble``.
         temperature_K: temperature of the thermostat and of the initial velocities.
         n_steps: number of steps.
-        seed: seed of velocities and thermostat.
+        seed: seed of velocities and thermostat; in i-PI with another stream for every structure and model.
         pressure_bar: external pressure, for ensembles with a barostat.
         timestep_fs: time step.
         stride: steps between frames that are kept, with positions, forces, cell and stress.
