@@ -61,7 +61,8 @@ def rank_polymorphs(**enthalpies: ObservableData) -> ObservableData:
             raise MlFinetuneError(f"polymorphs with different {what} cannot be ranked: {sorted(map(str, seen))}")
     kind = kinds.pop()
     sign = 1.0 if kind == "enthalpy_crystal" else -1.0
-    ranking = rank({name: Estimate(sign * one.value, one.error) for name, one in enthalpies.items()})
+    doubtful = [name for name, one in enthalpies.items() if not one.details.get("reliable", True)]
+    ranking = rank({name: Estimate(sign * one.value, one.error) for name, one in enthalpies.items()}, doubtful)
     independent = [one.n_independent for one in enthalpies.values() if one.n_independent is not None]
     return ObservableData(
         name="polymorph_ranking",

@@ -14,7 +14,7 @@ out of the differences, and its error with it. The order is that of enthalpies: 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class Ranking:
         difference: (n, n) H_j - H_i.
         sigma: (n, n) the same in its standard error; 0 on the diagonal.
         probability: (n, n) that i is more stable than j; 0.5 on the diagonal.
+        doubtful: those whose enthalpy is unreliable, whatever its error says.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Ranking:
     difference: FloatArray
     sigma: FloatArray
     probability: FloatArray
+    doubtful: frozenset[str] = frozenset()
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -54,18 +56,21 @@ class Ranking:
         for place, (first, second) in enumerate(zip(self.names, self.names[1:], strict=False)):
             sigma = float(self.sigma[place, place + 1])
             surely = "significant" if sigma >= SIGNIFICANT else "NOT significant"
+            doubts = [name for name in (first, second) if name in self.doubtful]
             told.append(
                 f"{first} is more stable than {second} by {self.difference[place, place + 1]:.3g}, {sigma:.1f} "
                 f"standard errors: {surely} (probability {self.probability[place, place + 1]:.2f})"
+                + (f", if one could rely on {' and '.join(doubts)}, which one cannot" if doubts else "")
             )
         return tuple(told)
 
 
-def rank(enthalpies: Mapping[str, Estimate]) -> Ranking:
+def rank(enthalpies: Mapping[str, Estimate], doubtful: Collection[str] = ()) -> Ranking:
     """Rank polymorphs by their enthalpies per molecule, lowest first.
 
     Args:
         enthalpies: by polymorph, in one unit and on one energy scale, of independent runs.
+        doubtful: polymorphs whose enthalpy is unreliable, so that its error says too little.
 
     Raises:
         MlFinetuneError: none, or an enthalpy without an error.
@@ -85,4 +90,4 @@ def rank(enthalpies: Mapping[str, Estimate]) -> Ranking:
     probability = 0.5 * (1.0 + np.vectorize(math.erf)(sigma / math.sqrt(2.0)))
     to_first = np.hypot(errors, errors[0])
     to_first[0] = 0.0
-    return Ranking(names, values - values[0], to_first, difference, sigma, probability)
+    return Ranking(names, values - values[0], to_first, difference, sigma, probability, frozenset(doubtful))

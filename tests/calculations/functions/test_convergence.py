@@ -88,7 +88,7 @@ def test_what_cannot_be_collected_is_refused(aiida_profile):
 def test_an_average_is_moved_by_the_shift_of_its_own_run_only(aiida_profile):
     average = observable("density", 0.92, 0.001)
     other = {"level": "dft/cp2k"}
-    known = {"reliable": True, "verdict": "reliable", "n_effective": 30.0, "n_frames": 40}
+    known = {"reliable": True, "verdict": "reliable", "n_effective": 30.0, "n_frames": 40, "spread_kT": 0.5}
     shift = {"value": 0.004, "error": 0.0005}
     reweighted = observable("density", 0.93, 0.002, other, shift=shift, **known)
     result = move_to_reference(average, reweighted)

@@ -25,6 +25,13 @@ def test_the_lowest_enthalpy_comes_first_with_its_significance():
     assert "NOT significant" in ranking.sentences[1]
 
 
+def test_an_order_that_rests_on_an_unreliable_enthalpy_says_so():
+    enthalpies = {"a": Estimate(0.0, 0.1), "b": Estimate(5.0, 0.1), "c": Estimate(9.0, 0.1)}
+    first, second = rank(enthalpies, doubtful=["c"]).sentences
+    assert "rely" not in first
+    assert second.endswith("if one could rely on c, which one cannot")
+
+
 def test_probabilities_are_those_of_drawn_enthalpies():
     rng = np.random.default_rng(0)
     estimates = {"x": Estimate(0.0, 0.2), "y": Estimate(0.15, 0.1)}
