@@ -185,7 +185,7 @@ class ClosedLoopWorkChain(ClosedLoopBuilderMixin, WorkChain):
         )
         self.report(
             f"round {number}, {values['n_frames']} frames, {values['labels']} labels: {told}: {values['verdict']}; "
-            f"{values['reason']}"
+            f"{values['reason']}. {values.get('outlook', '')}".rstrip()
         )
         return None
 

@@ -85,6 +85,9 @@ def test_frames_are_labelled_trained_run_and_judged(build):
     assert figure.svg.count("model − reference / (") == len(
         [row for row in values["quantities"].values() if "allowed" in row]
     )
+    assert values["spread_kT"] == pytest.approx(node.outputs.reference["density"].details["spread_kT"])
+    assert ("outlook" in values) == (values["verdict"] != "met")
+    assert values.get("outlook", "") in section.paragraphs[0]
     assert 'id="what-each-round-bought"' in render(page)
 
 
@@ -146,6 +149,15 @@ def test_the_budget_ends_the_loop(aiida_profile):
             orm.Dict({"labels": 0}),
             density=moved("density", 0.9, 0.0),
         )
+
+
+def test_a_loop_that_ends_too_early_says_what_it_would_take(aiida_profile):
+    first = judged(1.5, reliable=False, budget={"max_rounds": 2})
+    assert "outlook" not in first.get_dict()
+    second = judged(1.5, first, reliable=False, budget={"max_rounds": 2})
+    assert second["history"] == [{"n_frames": 4, "spread_kT": 4.0}] * 2
+    assert second["outlook"].startswith("Energies of model and reference differ by 4 kT with 4, 4 kT with 4 frames")
+    assert "outlook" not in judged(0.2).get_dict()
 
 
 def test_what_cannot_be_is_refused(build):

@@ -13,7 +13,7 @@ from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.observable import ObservableData
 from aiida_mlfinetune.science.averages.thermodynamics import Estimate
-from aiida_mlfinetune.science.conclusions.closed_loop import Budget, next_step
+from aiida_mlfinetune.science.conclusions.closed_loop import STOP, Budget, next_step, what_it_takes
 from aiida_mlfinetune.science.conclusions.targets import PropertyTarget, Verdict, combine, judge, judged_quantities
 from aiida_mlfinetune.science.datasets.frames import Frames
 
@@ -54,7 +54,9 @@ def judge_round(
     that the round trained on; ``before`` is what this function returned of the round before, or only the number of
     frames labelled for the first one, as ``labels``. Entries: ``round`` (from 1), ``n_frames``, ``labels`` (so far),
     ``labels_of_round``, ``quantities`` (run, reference, difference, error, allowed, verdict of each), ``gained`` (how
-    much smaller each difference became), ``verdict``, ``reliable``, ``n_effective``, ``next`` and ``reason``.
+    much smaller each difference became), ``verdict``, ``reliable``, ``n_effective``, ``spread_kT`` (largest standard
+    deviation of the energy differences), ``history`` (``n_frames`` and ``spread_kT`` of all rounds so far), ``next``
+    and ``reason``; where the loop ends without having met its target, ``outlook`` says what it would take.
 
     Raises:
         StudyError: no average that the target names.
@@ -91,6 +93,12 @@ def judge_round(
     own = max(int(one.details["n_frames"]) for one in averages.values())
     labels = int(last["labels"]) + own
     step, reason = next_step(verdict, number, labels, own, spent)
+    spread = max(float(one.details["spread_kT"]) for one in averages.values())
+    history = [*last.get("history", []), {"n_frames": dataset.n_frames, "spread_kT": spread}]
+    outlook = {}
+    if step == STOP and verdict is not Verdict.MET:
+        columns = ([row[name] for row in history] for name in ("n_frames", "spread_kT"))
+        outlook = {"outlook": what_it_takes(*columns, min(int(one.details["n_frames"]) for one in averages.values()))}
     return orm.Dict(
         {
             "round": number,
@@ -106,7 +114,10 @@ def judge_round(
             "verdict": verdict.value,
             "reliable": reliable,
             "n_effective": min(float(one.details["n_effective"]) for one in averages.values()),
+            "spread_kT": spread,
+            "history": history,
             "next": step,
             "reason": reason,
+            **outlook,
         }
     )

@@ -26,7 +26,8 @@ METHOD = "average over the whole run, and the shift to the reference level from 
 def reference_average(average: ObservableData, reweighted: ObservableData) -> ObservableData:
     """Return the average at the reference level from that of a run and the reweighted frames of the same run.
 
-    Details: ``run``, ``reweighted`` and ``shift`` (value and standard error each), and the verdict on the weights.
+    Details: ``run``, ``reweighted`` and ``shift`` (value and standard error each), the verdict on the weights, and
+    ``spread_kT``, the standard deviation of the energy differences of the labelled frames.
 
     Raises:
         MlFinetuneError: another observable, unit or state, or a reweighted one that is no number.
@@ -45,6 +46,7 @@ def reference_sublimation(enthalpy_crystal: ObservableData, enthalpy_gas: Observ
         "reliable": all(part["reliable"] for part in parts),
         "n_effective": min(part["n_effective"] for part in parts),
         "n_frames": sum(part["n_frames"] for part in parts),
+        "spread_kT": max(part["spread_kT"] for part in parts),
     }
     for key in ("run", "shift"):
         errors = [part[key]["error"] for part in parts]
@@ -83,7 +85,7 @@ def move_to_reference(average: ObservableData, reweighted: ObservableData) -> Ob
             "run": {"value": average.value, "error": average.error if known else None},
             "shift": shift,
             "reweighted": {"value": reweighted.value, "error": reweighted.error},
-            **{key: reweighted.details[key] for key in ("n_effective", "n_frames")},
+            **{key: reweighted.details[key] for key in ("n_effective", "n_frames", "spread_kT")},
             "reliable": reweighted.details["reliable"],
             "verdict": reweighted.details["verdict"],
         },

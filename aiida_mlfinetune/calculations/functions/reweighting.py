@@ -238,6 +238,7 @@ class _Run:
                 **numbers,
                 "n_frames": len(self.frames),
                 "n_effective": self.weights.n_effective,
+                "spread_kT": self.weights.spread,
                 "reliable": self.weights.reliable,
                 "verdict": result.verdict,
                 "block_length": result.block_length,

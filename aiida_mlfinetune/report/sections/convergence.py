@@ -90,7 +90,7 @@ def loop_section(process: orm.ProcessNode) -> Section:
         rows = [row for one in found for row in _round_rows(one)]
         header = ("round", "frames", "labels", "quantity", "model", "reference", "difference", "gained", "verdict")
         tables.append(Table(header, tuple(rows), f"{role(chain) or 'rounds'} ({chain.pk})"))
-        paragraphs.append(f"After {len(found)} rounds: {found[-1]['reason']}.")
+        paragraphs.append(f"After {len(found)} rounds: {found[-1]['reason']}. {found[-1].get('outlook', '')}".strip())
         figures.append(Figure(_rounds_svg(found, f"rounds{chain.pk}"), ROUNDS_CAPTION))
     return Section("What each round bought", tuple(paragraphs), tuple(tables), tuple(figures))
 

@@ -351,7 +351,7 @@ def _target_sentence(
         return f"{text} The power law would meet it with {needed:.0f}: the errors scatter about it."
     limiting = max(target, key=lambda name: laws[name].size_for(target[name])[0])  # type: ignore[union-attr]
     error = laws[limiting].size_for(target[limiting])[1]  # type: ignore[union-attr]
-    text += f" The power law meets it with about {_rounded(needed, error)} frames"
+    text += f" The power law meets it with about {rounded(needed, error)} frames"
     if needed > FAR * trained[-1]:
         return f"{text}, {needed / trained[-1]:.0f} times as many as were tried: no more than a hint."
     return f"{text}."
@@ -380,7 +380,8 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} +- {error:.{digits}f}"
 
 
-def _rounded(value: float, error: float) -> str:
+def rounded(value: float, error: float) -> str:
+    """Return a number of frames with its error, or two digits of it where that is not known."""
     if not math.isfinite(error):
         return f"{float(f'{value:.2g}'):.0f}"
     return f"{value:.0f} +- {error:.0f}"
