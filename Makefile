@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 # Tests run real programs on one core each; files stay together, as their fixtures do.
-PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Exact versions for a reproducible environment; `make env CONSTRAINTS=` takes the newest that the ranges allow.
 CONSTRAINTS ?= constraints/ci.txt

@@ -72,9 +72,9 @@ def test_scratch_training_gives_model_curve_errors_and_parity(python_code, water
     [
         ("scratch", None, GIVEN),
         ("scratch", None, {"source": "estimated"}),
-        ("naive", "tiny_model", GIVEN),
-        ("naive", "tiny_model", {"source": "foundation"}),
-        ("naive", "tiny_model", {"source": "estimated"}),
+        pytest.param("naive", "tiny_model", GIVEN, marks=pytest.mark.long),
+        pytest.param("naive", "tiny_model", {"source": "foundation"}, marks=pytest.mark.long),
+        pytest.param("naive", "tiny_model", {"source": "estimated"}, marks=pytest.mark.long),
         ("naive", "tiny_chno_model", GIVEN),
         ("naive", "tiny_chno_model", {"source": "foundation"}),
         ("naive", "tiny_chno_model", {"source": "estimated"}),

@@ -105,7 +105,9 @@ def test_memory_that_cannot_be_had_is_named(
     assert "model" not in outputs
 
 
-@pytest.mark.parametrize("mode", ["scratch", "naive", "multihead-replay"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.long) for mode in ("scratch", "naive")] + ["multihead-replay"]
+)
 def test_two_trainings_of_one_seed_give_one_file(
     mode, prepare_job, make_training, two_level_sets, replay_set, tiny_model
 ):

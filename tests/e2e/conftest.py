@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 BIN = Path(sys.executable).parent
 
@@ -40,6 +42,14 @@ class Place:
         assert not check or done.returncode == 0, f"{program} {arguments}:\n{done.stdout}\n{done.stderr}"
         return done
 
+    def run_to_its_end(self, name: str, content: dict) -> int:
+        """Run a study of this content and wait for it; returns its pk."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        pk = int(re.search(r"status (\d+)", self.call("aiida-mlfinetune", "run", file).stdout)[1])
+        self.call("aiida-mlfinetune", "status", pk, "--follow", check=False)
+        return pk
+
     def ask(self, code: str) -> dict:
         """Run a script with ``verdi run``; return the JSON object in its last line."""
         script = self.folder / "ask.py"
@@ -47,7 +57,7 @@ class Place:
         return json.loads(self.call("verdi", "run", script).stdout.strip().splitlines()[-1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory):
     """A fresh profile, set up by the command line, whose daemon runs."""
     there = Place(tmp_path_factory.mktemp("user"))

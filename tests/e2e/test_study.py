@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -53,11 +52,7 @@ print(json.dumps({{
 def study(place):
     """Return the pk of the cut, which has run to its end."""
     content = yaml.safe_load((STUDIES / "ice-mini.yaml").read_text(encoding="utf-8"))
-    file = place.folder / "ice-mini-cut.yaml"
-    file.write_text(yaml.safe_dump({**content, **CUT}), encoding="utf-8")
-    pk = int(re.search(r"status (\d+)", place.call("aiida-mlfinetune", "run", file).stdout)[1])
-    place.call("aiida-mlfinetune", "status", pk, "--follow", check=False)
-    return pk
+    return place.run_to_its_end("ice-mini-cut", {**content, **CUT})
 
 
 def test_two_ices_and_the_molecule_go_from_cp2k_to_their_order(place, study):

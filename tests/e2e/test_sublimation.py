@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml
 
 SHORT_DYNAMICS = {"parameters": {"n_steps": 400, "stride": 5}}
 ICE = {
@@ -14,8 +13,8 @@ ICE = {
     "temperature_K": 100,
     "pressure_bar": 1,
     "overrides": {
-        "sampling_crystal": {"md": {"n_steps": 40}, "selection": {"n_frames": 5}},
-        "sampling_gas": {"md": {"n_steps": 60}, "selection": {"n_frames": 6}},
+        "sampling_crystal": {"md": {"n_steps": 40}, "selection": {"n_frames": 4}},
+        "sampling_gas": {"md": {"n_steps": 60}, "selection": {"n_frames": 5}},
         "training": {"split": {"valid": 2, "test": 2, "seed": 1}, "parameters": {"max_num_epochs": 8}},
         "dynamics_crystal": SHORT_DYNAMICS,
         "dynamics_gas": SHORT_DYNAMICS,
@@ -68,17 +67,15 @@ print(json.dumps({{
 
 
 @pytest.fixture(scope="module")
-def studies(place):
-    """Both studies, run side by side to their end; returns their pks."""
-    pks = {}
-    for name, study in (("ice", ICE), ("dry-ice", DRY_ICE)):
-        file = place.folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(study), encoding="utf-8")
-        output = place.call("aiida-mlfinetune", "run", file).stdout
-        pks[name] = int(re.search(r"status (\d+)", output)[1])
-    for pk in pks.values():
-        place.call("aiida-mlfinetune", "status", pk, "--follow", check=False)
-    return pks
+def ice(place):
+    """Return the pk of the study of ice, which has ended."""
+    return place.run_to_its_end("ice", ICE)
+
+
+@pytest.fixture(scope="module")
+def dry_ice(place):
+    """Return the pk of the study of dry ice, which has ended."""
+    return place.run_to_its_end("dry-ice", DRY_ICE)
 
 
 def check(found: dict) -> None:
@@ -91,8 +88,8 @@ def check(found: dict) -> None:
         assert 0 < error < abs(value)
 
 
-def test_ice_is_fine_tuned_from_the_foundation(place, studies):
-    found = place.ask(LOOK.format(pk=studies["ice"]))
+def test_ice_is_fine_tuned_from_the_foundation(place, ice):
+    found = place.ask(LOOK.format(pk=ice))
     check(found)
     assert found["parent"] is not None
     density, _, unit = found["values"]["density"]
@@ -100,8 +97,9 @@ def test_ice_is_fine_tuned_from_the_foundation(place, studies):
     assert 0.7 < density < 1.3
 
 
-def test_dry_ice_is_trained_from_scratch(place, studies):
-    found = place.ask(LOOK.format(pk=studies["dry-ice"]))
+@pytest.mark.long
+def test_dry_ice_is_trained_from_scratch(place, dry_ice):
+    found = place.ask(LOOK.format(pk=dry_ice))
     check(found)
     assert found["parent"] is None
     assert found["elements"] == ["C", "O"]
@@ -109,27 +107,27 @@ def test_dry_ice_is_trained_from_scratch(place, studies):
     assert 1.2 < density < 2.6
 
 
-def test_a_second_run_comes_from_the_cache(place, studies):
-    output = place.call("aiida-mlfinetune", "run", place.folder / "dry-ice.yaml", "--wait").stdout
+def test_a_second_run_comes_from_the_cache(place, ice):
+    output = place.call("aiida-mlfinetune", "run", place.folder / "ice.yaml", "--wait").stdout
     found = place.ask(LOOK.format(pk=re.search(r"status (\d+)", output)[1]))
-    first = place.ask(LOOK.format(pk=studies["dry-ice"]))
+    first = place.ask(LOOK.format(pk=ice))
     assert found["ok"]
     assert found["jobs"] == found["cached"] == first["jobs"] > 0
     assert found["values"] == first["values"]
 
 
-def test_the_report_is_one_file_with_numbers_and_figures(place, studies):
-    place.call("aiida-mlfinetune", "report", studies["ice"], "-o", "ice.html")
+def test_the_report_is_one_file_with_numbers_and_figures(place, ice):
+    place.call("aiida-mlfinetune", "report", ice, "-o", "ice.html")
     page = (place.folder / "ice.html").read_text(encoding="utf-8")
     assert "kJ/mol" in page
     assert page.count("<svg") + page.count("data:image/") >= 5
     assert 'src="http' not in page
 
 
-def test_the_graph_of_the_result_can_be_drawn(place, studies):
-    place.call("verdi", "process", "show", studies["ice"])
+def test_the_graph_of_the_result_can_be_drawn(place, ice):
+    place.call("verdi", "process", "show", ice)
     found = place.ask(
-        f"import json; from aiida import orm; print(json.dumps({{'pk': orm.load_node({studies['ice']})"
+        f"import json; from aiida import orm; print(json.dumps({{'pk': orm.load_node({ice})"
         ".outputs.sublimation_enthalpy.pk}))"
     )
     place.call("verdi", "node", "graph", "generate", found["pk"], "-f", "svg", "-O", "graph.svg")

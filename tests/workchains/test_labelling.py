@@ -248,7 +248,7 @@ def test_unconverged_frames_climb_the_ladder_and_keep_their_level(cp2k_code):
     np.testing.assert_allclose(labels.forces, expected.forces, atol=1e-4)
 
 
-@pytest.mark.parametrize("rung", [1, 2])
+@pytest.mark.parametrize("rung", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_higher_rungs_give_the_same_labels(cp2k_code, rung):
     images = moved(0.0, 0.05)
     ladder = cp2k_ladder(load_level("gfn1-xtb"))[rung : rung + 1]
