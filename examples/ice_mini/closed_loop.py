@@ -1,11 +1,12 @@
 """What it takes for the ices of ``studies/ice-mini.yaml`` to agree with their reference: the loop, closed on each.
 
-    verdi run closed_loop.py sample   # CP2K at GFN1-xTB, as the study does it; of a finished study, from the cache
-    verdi run closed_loop.py loop     # label, train, run, reweight, and train again, until the target is met
-    verdi run closed_loop.py page     # the table and the figures of the documentation
+    verdi run closed_loop.py loop PK  # train, run, reweight and train again, until the target is met; PK of the study
+    verdi run closed_loop.py page     # the figures of the documentation
 
-needs a profile with a running daemon, caching switched on and the codes of ``aiida-mlfinetune setup`` (``verdi daemon
-start 2``). Levels, state, runs and targets are those of the study file.
+in this folder (`verdi run` does not tell a script where it lies). It goes on where the study ended: the first round
+trains on every frame that it labelled, those of its runs included. Needs the profile of the study, a running daemon
+(``verdi daemon start 2``) and the codes of ``aiida-mlfinetune setup``. Levels, state, runs and targets are those of the
+study file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aiida import orm
 from aiida.engine import ProcessBuilder, submit
 from ase import Atoms
 
-from aiida_mlfinetune.calculations.functions.dataset import join
+from aiida_mlfinetune.calculations.functions.closed_loop import grown_dataset
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.plotting.style import INK
@@ -29,14 +30,15 @@ from aiida_mlfinetune.science.crystals.crystals import ice_ic
 from aiida_mlfinetune.science.crystals.ices import IceSpec, build_ice
 from aiida_mlfinetune.science.crystals.molecules import gas_molecule
 from aiida_mlfinetune.workchains.closed_loop import ClosedLoopWorkChain
-from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+from aiida_mlfinetune.workchains.reweighting import ReweightingWorkChain
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = yaml.safe_load((ROOT / "studies" / "ice-mini.yaml").read_text(encoding="utf-8"))
 GROUP = "ice-mini/closed-loop"
 CRYSTALS: dict[str, Atoms] = {"ice-ic": ice_ic(), "ice-ix": build_ice(IceSpec("IX", seed=1))}
-GAS = "gas"
 BUDGET = {"max_rounds": 4, "max_labels": 400}
+EPOCHS = {"max_num_epochs": 60, "lr_scheduler_gamma": 0.926}
+"""Of more frames than the study's sets have: as many steps of the optimiser as those take."""
 FRAMES_OF_A_ROUND = {"n_frames": 40, "n_train": 20}
 
 
@@ -50,7 +52,7 @@ def finish(builders: dict[str, Any]) -> dict[str, orm.ProcessNode]:
     for name, node in nodes.items():
         print(name, node.exit_status, node.exit_message or "")
         if node.is_finished_ok:
-            group, _ = orm.Group.collection.get_or_create(f"{GROUP}/{node.process_label}/{name}")
+            group, _ = orm.Group.collection.get_or_create(f"{GROUP}/{name}")
             group.clear()
             group.add_nodes(node)
     if not all(node.is_finished_ok for node in nodes.values()):
@@ -58,30 +60,15 @@ def finish(builders: dict[str, Any]) -> dict[str, orm.ProcessNode]:
     return nodes
 
 
-def recall(chain: type, name: str) -> Any:
-    """Return the process of a crystal that ended well."""
-    (node,) = orm.load_group(f"{GROUP}/{chain.__name__}/{name}").nodes
+def recall(name: str) -> Any:
+    """Return the loop of a crystal that ended well."""
+    (node,) = orm.load_group(f"{GROUP}/{name}").nodes
     return node
 
 
 def state() -> dict[str, Any]:
     """Return temperature and pressure."""
     return {name: float(STUDY[name]) for name in ("temperature_K", "pressure_bar")}
-
-
-def sample() -> None:
-    """Run CP2K's dynamics of the crystals and of the molecule."""
-    builders = {}
-    for name, atoms in {**CRYSTALS, GAS: gas_molecule(CRYSTALS["ice-ic"])}.items():
-        builders[name] = SamplingWorkChain.get_builder_from_protocol(
-            orm.load_code("cp2k@localhost"),
-            orm.StructureData(ase=atoms),
-            STUDY["protocol"],
-            STUDY["overrides"]["sampling_gas" if name == GAS else "sampling_crystal"],
-            level=STUDY["levels"]["sampling"],
-            **state(),
-        )
-    finish(builders)
 
 
 def closing(name: str, frames: DatasetData, **codes: orm.AbstractCode) -> ProcessBuilder:
@@ -96,11 +83,12 @@ def closing(name: str, frames: DatasetData, **codes: orm.AbstractCode) -> Proces
         molecule=orm.StructureData(ase=gas_molecule(atoms)),
         protocol=STUDY["protocol"],
         overrides={
+            "training": {"protocol": STUDY["protocol"], "parameters": EPOCHS, "naive": {"lr": 0.03}},
             "averages": {
                 "protocol": STUDY["protocol"],
                 **runs,
                 "reweighting": {"protocol": STUDY["protocol"], "settings": FRAMES_OF_A_ROUND},
-            }
+            },
         },
         foundation=load_foundation(STUDY["foundation"]),
         reference_level=STUDY["levels"]["reference"],
@@ -111,24 +99,28 @@ def closing(name: str, frames: DatasetData, **codes: orm.AbstractCode) -> Proces
     )
 
 
-def loop() -> None:
+def labelled_by(study: orm.ProcessNode, level: str) -> DatasetData:
+    """Return all frames that a study labelled at ``level``: the sampled ones, and those of its runs."""
+    of_runs = [node for node in study.called_descendants if node.process_class is ReweightingWorkChain]
+    parts = {f"run_{number}": node.outputs.dataset for number, node in enumerate(of_runs)}
+    return grown_dataset(orm.Str(level), sampled=study.outputs.dataset, **parts)
+
+
+def loop(pk: str) -> None:
     """Close the loop on each crystal, with the molecule."""
-    gas = recall(SamplingWorkChain, GAS).outputs.dataset
+    frames = labelled_by(orm.load_node(pk), f"{STUDY['levels']['reference']}/cp2k")
     codes = {"python_code": "python", "ipi_code": "i-pi", "reference_code": "cp2k"}
     loaded = {name: orm.load_code(f"{program}@localhost") for name, program in codes.items()}
-    builders = {}
-    for name in CRYSTALS:
-        frames = join(crystal=recall(SamplingWorkChain, name).outputs.dataset, gas=gas)
-        builders[name] = closing(name, frames, **loaded)
-    for node in finish(builders).values():
+    nodes = finish({name: closing(name, frames, **loaded) for name in CRYSTALS})
+    for name, node in nodes.items():
         for number, record in sorted(node.outputs.rounds.items()):
-            print(node.pk, number, {**record.get_dict()})
+            print(name, number, {**record.get_dict()})
 
 
 def page() -> None:
     """Write the figures of both loops, and print their captions."""
     for name in CRYSTALS:
-        sections = collect(recall(ClosedLoopWorkChain, name)).sections
+        sections = collect(recall(name)).sections
         figures = [figure for section in sections if "round" in section.title for figure in section.figures]
         for number, figure in enumerate(figures, start=1):
             path = ROOT / "docs" / "tutorials" / f"closed-loop-{name}-{number}.svg"
@@ -136,7 +128,7 @@ def page() -> None:
             print(path, figure.caption)
 
 
-STEPS = {function.__name__: function for function in (sample, loop, page)}
+STEPS = {function.__name__: function for function in (loop, page)}
 
 if __name__ == "__main__":
-    STEPS[sys.argv[1]]()
+    STEPS[sys.argv[1]](*sys.argv[2:])

@@ -2,8 +2,9 @@
 
     verdi run page.py PK [ARCHIVE]
 
-Writes ``docs/studies/ice-mini.html`` and the pictures ``docs/tutorials/ice-mini-N.svg`` in the order of the page. With
-a file name an archive of the study is written too, of which ``aiida-mlfinetune report`` makes the same page elsewhere.
+in this folder (`verdi run` does not tell a script where it lies). Writes ``docs/studies/ice-mini.html`` and the
+pictures ``docs/tutorials/ice-mini-N.svg`` in the order of the page. With a file name an archive of the study is written
+too, of which ``aiida-mlfinetune report`` makes the same page elsewhere.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     verdi run by_cp2k.py run      # 8 molecules, 100 K, 1 bar, 4 ps: an hour of one core
     verdi run by_cp2k.py export   # ice-viii-by-cp2k.aiida
 
-needs a profile with a running daemon and the code ``cp2k@localhost`` (`aiida-mlfinetune setup`, `verdi daemon start`).
+in this folder (`verdi run` does not tell a script where it lies). Needs a profile with a running daemon and the code
+``cp2k@localhost`` (`aiida-mlfinetune setup`, `verdi daemon start`).
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
     verdi run generate.py hybrid    # every 14th frame at PBE0 with ADMM
     verdi run generate.py export    # ice-xi.aiida
 
-needs a profile with a running daemon and the code `cp2k@localhost` (`aiida-mlfinetune setup`, `verdi daemon start 2`).
-What has finished comes from the cache when a step is repeated. The daemon goes on where the script is ended: then wait
-for the work chain, and put its dataset into the group with ``remember``.
+in this folder (`verdi run` does not tell a script where it lies). Needs a profile with a running daemon and the code
+`cp2k@localhost` (`aiida-mlfinetune setup`, `verdi daemon start 2`). What has finished comes from the cache when a step
+is repeated. The daemon goes on where the script is ended: then wait for the work chain, and put its dataset into the
+group with ``remember``.
 """
 
 from __future__ import annotations

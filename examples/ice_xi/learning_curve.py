@@ -4,9 +4,9 @@
     verdi run learning_curve.py run      # modes x sizes x seeds on the same nested sets
     verdi run learning_curve.py export   # ice-xi-learning-curve.aiida, and the figure for the documentation
 
-needs a profile with a running daemon, caching switched on and the code `python@localhost` (`aiida-mlfinetune setup`,
-`verdi daemon start 2`). Repeated, with a size or a seed more, it computes only what is new. The curve that was shipped
-is made again without a training:
+in this folder (`verdi run` does not tell a script where it lies). Needs a profile with a running daemon, caching
+switched on and the code `python@localhost` (`aiida-mlfinetune setup`, `verdi daemon start 2`). Repeated, with a size or
+a seed more, it computes only what is new. The curve that was shipped is made again without a training:
 
     verdi archive import ice-xi.aiida ice-xi-learning-curve.aiida
     verdi node rehash --force            # an imported node has no hash, by which the cache would find it

@@ -6,8 +6,8 @@
     verdi run assess.py collapse        # density of ice Ih along NPT with CP2K itself, and with the model
     verdi run assess.py supercells      # energies along the NPT run of ice Ih, in supercells, by CP2K and by the model
 
-Each part needs a running daemon, answers from the cache when repeated, and writes its numbers into
-``card.json``, with the checksum of the model that they are of.
+In this folder (`verdi run` does not tell a script where it lies). Each part needs a running daemon, answers from the
+cache when repeated, and writes its numbers into ``card.json``, with the checksum of the model that they are of.
 """
 
 from __future__ import annotations
