@@ -1,12 +1,13 @@
 """What it takes for the ices of ``studies/ice-mini.yaml`` to agree with their reference: the loop, closed on each.
 
-    verdi run closed_loop.py loop PK  # train, run, reweight and train again, until the target is met; PK of the study
-    verdi run closed_loop.py page     # the figures of the documentation
+    verdi run closed_loop.py labels PK  # ice-mini-labels.aiida: every frame that the study PK labelled; shipped
+    verdi run closed_loop.py loop       # train, run, reweight and train again, until the target is met
+    verdi run closed_loop.py page       # the figures of the documentation
 
-in this folder (`verdi run` does not tell a script where it lies). It goes on where the study ended: the first round
-trains on every frame that it labelled, those of its runs included. Needs the profile of the study, a running daemon
-(``verdi daemon start 2``) and the codes of ``aiida-mlfinetune setup``. Levels, state, runs and targets are those of the
-study file.
+in this folder (`verdi run` does not tell a script where it lies). The loop goes on where the study ended: the first
+round trains on every frame that it labelled, those of its runs included. Needs a profile with a running daemon
+(``verdi daemon start 2``) and the codes of ``aiida-mlfinetune setup``; the first step needs that of the study. Levels,
+state, runs and targets are those of the study file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 from aiida import orm
 from aiida.engine import ProcessBuilder, submit
+from aiida.tools.archive import create_archive, import_archive
 from ase import Atoms
 
 from aiida_mlfinetune.calculations.functions.closed_loop import grown_dataset
@@ -34,12 +36,14 @@ from aiida_mlfinetune.workchains.reweighting import ReweightingWorkChain
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = yaml.safe_load((ROOT / "studies" / "ice-mini.yaml").read_text(encoding="utf-8"))
-GROUP = "ice-mini/closed-loop"
+ARCHIVE = Path(__file__).with_name("ice-mini-labels.aiida")
+LABELS, GROUP = "ice-mini/labels", "ice-mini/closed-loop"
 CRYSTALS: dict[str, Atoms] = {"ice-ic": ice_ic(), "ice-ix": build_ice(IceSpec("IX", seed=1))}
 BUDGET = {"max_rounds": 4, "max_labels": 400}
 EPOCHS = {"max_num_epochs": 60, "lr_scheduler_gamma": 0.926}
 """Of more frames than the study's sets have: as many steps of the optimiser as those take."""
-FRAMES_OF_A_ROUND = {"n_frames": 40, "n_train": 20}
+FRAMES_OF_A_ROUND = {"n_frames": 40, "n_train": 40}
+"""All frames that a round labels are trained on by the next."""
 
 
 def finish(builders: dict[str, Any]) -> dict[str, orm.ProcessNode]:
@@ -99,16 +103,31 @@ def closing(name: str, frames: DatasetData, **codes: orm.AbstractCode) -> Proces
     )
 
 
-def labelled_by(study: orm.ProcessNode, level: str) -> DatasetData:
-    """Return all frames that a study labelled at ``level``: the sampled ones, and those of its runs."""
+def labels(pk: str) -> None:
+    """Write the archive of all frames that a study labelled: the sampled ones, and those of its runs."""
+    study = orm.load_node(pk)
     of_runs = [node for node in study.called_descendants if node.process_class is ReweightingWorkChain]
     parts = {f"run_{number}": node.outputs.dataset for number, node in enumerate(of_runs)}
-    return grown_dataset(orm.Str(level), sampled=study.outputs.dataset, **parts)
+    level = orm.Str(f"{STUDY['levels']['reference']}/cp2k")
+    frames = grown_dataset(level, sampled=study.outputs.dataset, **parts)
+    group, _ = orm.Group.collection.get_or_create(LABELS)
+    group.clear()
+    group.add_nodes(frames)
+    alone = {"call_calc_backward": False, "call_work_backward": False}  # what made the frames, but not the whole study
+    create_archive([group], filename=ARCHIVE, overwrite=True, compression=9, **alone)
+    print(ARCHIVE, f"{frames.n_frames} frames, {ARCHIVE.stat().st_size / 2**20:.1f} MiB")
 
 
-def loop(pk: str) -> None:
+def labelled() -> DatasetData:
+    """Return the frames of the archive."""
+    import_archive(ARCHIVE)
+    (frames,) = orm.load_group(LABELS).nodes
+    return frames
+
+
+def loop() -> None:
     """Close the loop on each crystal, with the molecule."""
-    frames = labelled_by(orm.load_node(pk), f"{STUDY['levels']['reference']}/cp2k")
+    frames = labelled()
     codes = {"python_code": "python", "ipi_code": "i-pi", "reference_code": "cp2k"}
     loaded = {name: orm.load_code(f"{program}@localhost") for name, program in codes.items()}
     nodes = finish({name: closing(name, frames, **loaded) for name in CRYSTALS})
@@ -128,7 +147,7 @@ def page() -> None:
             print(path, figure.caption)
 
 
-STEPS = {function.__name__: function for function in (loop, page)}
+STEPS = {function.__name__: function for function in (labels, loop, page)}
 
 if __name__ == "__main__":
     STEPS[sys.argv[1]](*sys.argv[2:])
