@@ -211,7 +211,9 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         if parameters is None:
             continue
         try:
-            IpiSettings.from_dict(with_changes(parameters.get_dict(), changes.get_dict()))
+            settings = IpiSettings.from_dict(with_changes(parameters.get_dict(), changes.get_dict()))
+            if phase == "crystal":  # what concerns the cell is of no use to the molecule, which has the same changes
+                settings.check_use(changes.get_dict())
         except MlFinetuneError as error:
             return f"the path integral of the {phase} cannot be run: {error}"
     return None

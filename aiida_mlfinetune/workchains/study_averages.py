@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from aiida import orm
 from aiida.engine import ExitCode
 
-from aiida_mlfinetune.calculations.functions.dataset import join, select_frames
 from aiida_mlfinetune.calculations.functions.error_budget import sublimation_budget
 from aiida_mlfinetune.calculations.functions.observables import potential_energy, radial_distribution
 from aiida_mlfinetune.calculations.functions.reweighting import reweighted_distributions
-from aiida_mlfinetune.calculations.functions.study import list_failures, rank_polymorphs
+from aiida_mlfinetune.calculations.functions.study import list_failures, rank_polymorphs, shared_frames
 from aiida_mlfinetune.calculations.functions.thermodynamics import (
     crystal_enthalpy,
     density,
     gas_enthalpy,
     sublimation_enthalpy,
 )
+from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.workchains.study_checks import GAS
@@ -75,13 +75,12 @@ class StudyAveragesMixin:
             label = "_".join((*path, crystal))
             arguments = (run, self.ctx.structures[f"{crystal}{suffix}"], parameters["crystal"])
             found: dict[str, Any] = {"enthalpy_gas": gas}
-            for name, function in (
-                ("potential_energy", potential_energy),
-                ("density", density),
-                ("enthalpy_crystal", crystal_enthalpy),
-            ):
+            functions: dict[str, Any] = {"potential_energy": potential_energy, "density": density}
+            if Ensemble(parameters["crystal"]["ensemble"]).has_barostat:
+                functions["enthalpy_crystal"] = crystal_enthalpy
+            for name, function in functions.items():
                 found[name] = self._averaged(label, function, *arguments)
-            if gas is not None and found["enthalpy_crystal"] is not None:
+            if gas is not None and found.get("enthalpy_crystal") is not None:
                 try:
                     found["sublimation_enthalpy"] = sublimation_enthalpy(found["enthalpy_crystal"], gas)
                 except MlFinetuneError as error:
@@ -141,15 +140,14 @@ class StudyAveragesMixin:
             moved = self.ctx.reference.get(crystal, {})
             if "enthalpy_crystal" in moved and "enthalpy_gas" in moved:
                 inputs |= {"crystal_reference": moved["enthalpy_crystal"], "gas_reference": moved["enthalpy_gas"]}
-            for runs in further.values():
-                inputs |= _corrections(inputs["crystal"], runs.get(crystal, {}), inputs)
+            inputs |= _corrections(inputs["crystal"], [runs[crystal] for runs in further.values() if crystal in runs])
             try:
                 self.out(f"budget.{crystal}", sublimation_budget(**inputs))
             except MlFinetuneError as error:
                 self._fail(f"budget_{crystal}", str(error))
 
-    def _sufficient_set(self, sets: Sequence[str], settings: Mapping[str, Any]) -> DatasetData:
-        """Return the smallest sufficient training set, the largest of those of several sets, or a selection of it."""
+    def _sufficient_set(self, sets: Sequence[str]) -> DatasetData:
+        """Return the smallest sufficient training set, or all frames of those of several sets, each frame once."""
         chosen = {}
         for name in sets:
             mode = self.inputs.production["mode"]
@@ -165,13 +163,10 @@ class StudyAveragesMixin:
                 size = sizes[-1]
             else:
                 size = str(max(known))
-            chosen[name] = self.ctx.training_sets[name][size]
-        frames = join(**chosen) if len(chosen) > 1 else next(iter(chosen.values()))
-        number = settings.get("n_frames")
-        if number is None or number >= frames.n_frames:
-            return frames
-        selection = {"n_frames": number, "method": "random", "seed": settings.get("seed", 1), "equilibration": 0.0}
-        return select_frames(frames, orm.Dict(selection))
+            chosen[f"set_{name}"] = self.ctx.training_sets[name][size]
+        if len(chosen) == 1:
+            return next(iter(chosen.values()))
+        return shared_frames(self.ctx.labelled, **chosen)
 
     def compare(self) -> ExitCode | None:
         """Rank the polymorphs, and name what is missing."""
@@ -201,17 +196,40 @@ class StudyAveragesMixin:
         return None
 
 
-def _corrections(classical: Any, found: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a further run says of nuclear quantum effects, or of the size of the cell."""
-    crystal, gas = found.get("enthalpy_crystal"), found.get("enthalpy_gas")
-    if crystal is None or crystal.conditions["temperature_K"] != classical.conditions["temperature_K"]:
-        return {}
-    if not str(crystal.conditions.get("ensemble", "")).startswith("npt"):
-        return {}
-    larger = crystal.details["n_molecules"] > classical.details["n_molecules"]
-    quantum = crystal.conditions["n_beads"] > 1
-    if quantum and not larger and gas is not None and "crystal_quantum" not in known:
-        return {"crystal_quantum": crystal, "gas_quantum": gas}
-    if larger and not quantum and "crystal_large" not in known:
-        return {"crystal_large": crystal}
-    return {}
+def _corrections(classical: Any, further: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what further runs in the same state say of nuclear quantum effects, and of the size of the cell.
+
+    Of several path integrals the one with most beads is taken, of several larger cells the largest.
+    """
+    same = [found for found in further if _in_one_state(classical, found.get("enthalpy_crystal"))]
+    molecules = classical.details["n_molecules"]
+    beads = {
+        found["enthalpy_crystal"].conditions["n_beads"]: found
+        for found in same
+        if found["enthalpy_crystal"].details["n_molecules"] == molecules and _has_gas_alike(found)
+    }
+    sizes = {
+        found["enthalpy_crystal"].details["n_molecules"]: found
+        for found in same
+        if found["enthalpy_crystal"].conditions["n_beads"] == 1
+    }
+    corrections = {}
+    if beads and max(beads) > 1:
+        quantum = beads[max(beads)]
+        corrections |= {"crystal_quantum": quantum["enthalpy_crystal"], "gas_quantum": quantum["enthalpy_gas"]}
+    if sizes and max(sizes) > molecules:
+        corrections["crystal_large"] = sizes[max(sizes)]["enthalpy_crystal"]
+    return corrections
+
+
+def _in_one_state(classical: Any, other: Any) -> bool:
+    """Whether two enthalpies of a crystal are of one temperature, pressure and ensemble."""
+    names = ("temperature_K", "pressure_bar", "ensemble")
+    return other is not None and all(classical.conditions.get(name) == other.conditions.get(name) for name in names)
+
+
+def _has_gas_alike(found: Mapping[str, Any]) -> bool:
+    """Whether a run of the molecule goes with that of the crystal, at its temperature and with as many beads."""
+    crystal, gas = found["enthalpy_crystal"], found.get("enthalpy_gas")
+    names = ("temperature_K", "n_beads")
+    return gas is not None and all(crystal.conditions[name] == gas.conditions[name] for name in names)

@@ -116,6 +116,12 @@ def test_isotopes_change_the_density():
     )
 
 
+def test_a_fixed_cell_has_no_enthalpy(ice):
+    for ensemble in ("nvt", "nve"):
+        with pytest.raises(MlFinetuneError, match=f"run in '{ensemble}', where its pressure is what the cell makes it"):
+            crystal_enthalpy(run(-100.0, 256.0), ice, orm.Dict({**CRYSTAL_CONDITIONS, "ensemble": ensemble}))
+
+
 def test_crystal_enthalpy_per_molecule(crystal):
     assert (crystal.name, crystal.unit) == ("enthalpy_crystal", "kJ/mol")
     exact = -100.0 / 8 * EV_KJMOL + 4.5 * RT + 256.0 / 8 * 0.1 * 0.602214076e-3

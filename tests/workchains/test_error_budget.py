@@ -81,6 +81,16 @@ def test_what_was_not_run_is_warned_about(aiida_profile):
     [
         ("crystal", lambda: observable("density", 0.9), "must be the observable 'enthalpy_crystal'"),
         ("crystal_quantum", lambda: observable("enthalpy_crystal", -52.0), "was run with 1 beads"),
+        (
+            "crystal_quantum",
+            lambda: observable("enthalpy_crystal", -52.0, 0.1, {"n_beads": 8, "pressure_bar": 2e4}),
+            "was run with pressure_bar 20000.0, the crystal with 1.0",
+        ),
+        (
+            "crystal_large",
+            lambda: observable("enthalpy_crystal", -60.5, 0.1, {"ensemble": "npt-isotropic"}, n_molecules=4),
+            "was run with ensemble 'npt-isotropic'",
+        ),
         ("gas_quantum", lambda: observable("enthalpy_gas", 7.0, 0.1, {"n_beads": 16}), "different numbers of beads"),
         ("crystal_large", lambda: observable("enthalpy_crystal", -60.5), "has 2 molecules, no more than"),
         ("gas", lambda: observable("enthalpy_gas", -2.0, 0.1, {"temperature_K": 200.0}), "was run at 200.0 K"),

@@ -142,6 +142,10 @@ def _check(
         temperatures = [each.conditions["temperature_K"] for each in (crystal, one)]
         if abs(temperatures[0] - temperatures[1]) > 1e-9 * temperatures[0]:
             raise MlFinetuneError(f"{name!r} was run at {temperatures[1]} K, the crystal at {temperatures[0]} K")
+        if expected == "enthalpy_crystal":
+            for key in ("pressure_bar", "ensemble"):
+                if (own := one.conditions.get(key)) != (first := crystal.conditions.get(key)):
+                    raise MlFinetuneError(f"{name!r} was run with {key} {own!r}, the crystal with {first!r}")
         beads = one.conditions["n_beads"]
         if name.endswith("quantum") != (beads > 1):
             raise MlFinetuneError(f"{name!r} was run with {beads} beads")

@@ -46,7 +46,14 @@ def density(properties: orm.ArrayData, structure: orm.StructureData, conditions:
 
 @calcfunction
 def crystal_enthalpy(properties: orm.ArrayData, structure: orm.StructureData, conditions: orm.Dict) -> ObservableData:
-    """Return the enthalpy of a crystal in kJ/mol of molecules, on the energy scale of the model."""
+    """Return the enthalpy of a crystal in kJ/mol of molecules, on the energy scale of the model.
+
+    Raises:
+        MlFinetuneError: a run without a barostat, at no known pressure; or without volumes or energies.
+        MoleculesError: a crystal that is not of molecules of one kind.
+    """
+    if problem := science.enthalpy_problem(conditions.get_dict().get("ensemble")):
+        raise MlFinetuneError(problem)
     atoms = structure.get_ase()
     molecules = perceive_crystal(atoms)
     temperature = _temperature(conditions)

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.common.units import AMU_A3_G_CM3, BAR_EV_A3, KB_EV
 from aiida_mlfinetune.science.averages.statistics import time_average
@@ -67,6 +68,16 @@ def classical_kinetic_energy(n_atoms: int, temperature: float) -> float:
 def fixed_centre_of_mass_energy(n_molecules: int, temperature: float) -> float:
     """Return the kinetic energy per molecule, in eV, that a cell of ``n_molecules`` lacks with its centre held."""
     return 1.5 * KB_EV * _temperature(temperature) / n_molecules
+
+
+def enthalpy_problem(ensemble: Ensemble | str | None) -> str | None:
+    """Return why a run of a crystal has no enthalpy, or None: without a barostat nothing holds the pressure."""
+    if ensemble is None or Ensemble(ensemble).has_barostat:
+        return None
+    return (
+        f"the crystal is run in {Ensemble(ensemble).value!r}, where its pressure is what the cell makes it, so that "
+        f"there is no enthalpy at pressure_bar: use {Ensemble.NPT_FLEXIBLE.value!r} or {Ensemble.NPT_ISOTROPIC.value!r}"
+    )
 
 
 def crystal_enthalpy(
