@@ -30,6 +30,7 @@ from aiida_mlfinetune.science.datasets.checks import check_elements, structure_p
 from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
 from aiida_mlfinetune.science.models.baseline import baseline_head
 from aiida_mlfinetune.science.models.passport import Passport
+from aiida_mlfinetune.science.training.heads import HEAD
 from aiida_mlfinetune.science.training.stress import stress_problem
 
 WALL_MARGIN = (30.0, 0.05)
@@ -249,13 +250,15 @@ def restart_text(parent: orm.RemoteData) -> str:
 
 
 def model_head(settings: IpiSettings, passport: Passport) -> str:
-    """Return the head to use.
+    """Return the head to use: the one asked for, the only one, or that of the level a training was for.
 
     Raises:
         ModelError: no such head, or several to choose from.
     """
     if settings.head is None and len(passport.heads) == 1:
         return passport.heads[0]
+    if settings.head is None and "training_content_hash" in passport.settings and HEAD in passport.heads:
+        return HEAD
     if settings.head not in passport.heads:
         raise ModelError(
             f"head is {settings.head!r}, but the model has the heads {list(passport.heads)}: name one of them"

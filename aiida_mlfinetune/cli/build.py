@@ -59,12 +59,25 @@ def _polymorphs_builder(study: PolymorphStudy) -> ProcessBuilder:
 
     chain = WorkflowFactory("mlfinetune.study")
     overrides = dict(study.overrides)
+    curve = overrides.get("learning_curve") or {}
+    for name, other, key, given in (
+        ("modes", "overrides", "modes", overrides),
+        ("pool", "overrides", "pool", overrides),
+        ("foundation", "overrides", "foundation", overrides),
+        ("seeds", "overrides.learning_curve", "seeds", curve),
+        ("sizes", "overrides.learning_curve.split", "train", curve.get("split") or {}),
+    ):
+        if (value := getattr(study, name)) is not None:
+            _refuse_twice(name, value, other, key, given)
     for name in ("modes", "pool"):
         if getattr(study, name) is not None:
             overrides[name] = getattr(study, name)
     for name in ("target", "production", "runs", "distributions", "upgrade"):
-        if getattr(study, name):
-            overrides[name] = {**overrides.get(name, {}), **getattr(study, name)}
+        if own := getattr(study, name):
+            given = overrides.get(name) or {}
+            for key, value in own.items():
+                _refuse_twice(f"{name}.{key}", value, f"overrides.{name}", key, given)
+            overrides[name] = {**given, **own}
     models = _set_levels(overrides, study.levels)
     programs = {"python", "i-pi", *study.codes, *chain.programs_of(study.protocol, overrides)}
     programs |= set() if "sampling_model" in models else {"cp2k"}
@@ -91,21 +104,34 @@ def _polymorphs_builder(study: PolymorphStudy) -> ProcessBuilder:
 
 
 def _set_levels(overrides: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, MaceModelData]:
-    """Lay the levels of a study over the overrides; return the models that play the reference, or sample."""
+    """Lay the levels of a study over the overrides; return the models that play the reference, or sample.
+
+    Raises:
+        StudyError: a level that the overrides give otherwise, or a model that cannot be found.
+    """
     models = {}
     stages = {"sampling": ("sampling_crystal", "sampling_gas"), "reference": ("labelling",)}
     stages["upgrade"] = ("upgrade_labelling",)
     for name, level in levels.items():
         own: dict[str, Any] = {"level": level}
         if isinstance(level, Mapping) and name == "sampling":
+            _refuse_twice("levels.sampling.model", level["model"], "overrides", "sampling_model", overrides)
             models["sampling_model"] = find_foundation(str(level["model"]))
             continue
         if isinstance(level, Mapping):
             models["teacher"] = find_foundation(str(level["teacher"]))
             own = {"level": "mace", "level_overrides": {"key": f"{level['teacher']}/mace"}}
         for stage in stages[name]:
-            overrides[stage] = {**own, **overrides.get(stage, {})}
+            given = overrides.get(stage) or {}
+            _refuse_twice(f"levels.{name}", own["level"], f"overrides.{stage}", "level", given)
+            overrides[stage] = {**own, **given}
     return models
+
+
+def _refuse_twice(place: str, value: Any, other: str, key: str, given: Mapping[str, Any]) -> None:
+    """Raise ``StudyError`` if ``given``, which stands at ``other``, says something else than what ``place`` says."""
+    if given.get(key) not in (None, value):
+        raise StudyError(f"{place} is {value!r}, but {other}.{key} is {given[key]!r}: give it once")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from aiida_mlfinetune.cli.study_file import mapping_of, number_of, refuse_unknown, relative_crystal, text_of
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.crystals.ices import IceSpec
+from aiida_mlfinetune.science.dynamics.md_settings import is_number
 
 __all__ = ("PolymorphStudy", "read_polymorphs")
 
@@ -17,7 +18,9 @@ CODES = ("cp2k", "python", "i-pi", "vasp")
 LEVELS = ("sampling", "reference", "upgrade")
 MODEL_AS = {"sampling": "model", "reference": "teacher"}
 """Levels that a model may stand for, and the key that names it."""
-UPGRADE = ("crystals", "n_frames", "seed", "start", "mode")
+UPGRADE = ("crystals", "n_frames", "n_gas", "seed", "start", "mode")
+MEASURED = ("density", "sublimation_enthalpy")
+"""What an experiment may have measured, in g/cm^3 and kJ/mol."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class PolymorphStudy:
         production: mode and size of the model that goes into the table.
         runs: further runs of it, by name.
         distributions: pairs of elements and the largest distance of the radial distribution functions.
-        upgrade: crystals, n_frames, seed, start and mode of the step to the level ``upgrade``.
+        upgrade: crystals, n_frames of these, n_gas of the molecule, seed, start and mode of the step to the level
+            ``upgrade``.
         experiment: what was measured, by crystal.
         codes: full labels of the codes by program.
         options: scheduler options by program.
@@ -97,7 +101,6 @@ def read_polymorphs(content: Mapping[str, Any], path: Path) -> PolymorphStudy:
     if bool(upgrade) != ("upgrade" in levels):
         raise StudyError(f"{path}: an upgrade needs its level under `levels` and its crystals under `upgrade`, both")
     names = _crystals(content, path)
-    own = {name: _named(value) for name, value in mapping_of(content, "experiment", path).items()}
     upgrade = {**upgrade}
     if upgrade.get("crystals"):
         upgrade["crystals"] = [link_name(str(name)) for name in upgrade["crystals"]]
@@ -117,7 +120,7 @@ def read_polymorphs(content: Mapping[str, Any], path: Path) -> PolymorphStudy:
         runs=_runs(content, path),
         distributions=mapping_of(content, "distributions", path),
         upgrade=upgrade,
-        experiment={link_name(str(name)): value for name, value in own.items()},
+        experiment=_experiment(content, path, names),
         codes={name: str(value) for name, value in codes.items()},
         options=mapping_of(content, "options", path),
         overrides=mapping_of(content, "overrides", path),
@@ -194,11 +197,30 @@ def _runs(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _named(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise StudyError(f"experiment must hold, by crystal, `density` and others with their values, got {value!r}")
-    refuse_unknown(value, ("density", "sublimation_enthalpy", "source"), "experiment")
-    return value
+def _experiment(content: Mapping[str, Any], path: Path, crystals: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """Return what was measured by the names of the crystals in the graph.
+
+    Raises:
+        StudyError: a crystal that the study does not have, one of two names, an unknown entry, or one of the wrong
+            kind.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, value in mapping_of(content, "experiment", path).items():
+        own, where = link_name(str(name)), f"{path}, experiment, {name}"
+        if own not in crystals:
+            raise StudyError(f"{where}: there is no such crystal; the study has {', '.join(crystals)}")
+        if own in found:
+            raise StudyError(f"{where}: {own!r} is there twice, as hyphens count as underscores")
+        if not isinstance(value, Mapping):
+            raise StudyError(f"{where}: give `density` and others with their values, got {value!r}")
+        refuse_unknown(value, (*MEASURED, "source"), where)
+        for key in MEASURED:
+            if value.get(key) is not None and not is_number(value[key]):
+                raise StudyError(f"{where}: {key} must be a number, got {value[key]!r}")
+        if value.get("source") is not None and not isinstance(value["source"], str):
+            raise StudyError(f"{where}: source must be a text, got {value['source']!r}")
+        found[own] = value
+    return found
 
 
 def _seeds(content: Mapping[str, Any], path: Path) -> Sequence[int] | None:

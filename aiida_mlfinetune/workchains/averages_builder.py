@@ -11,9 +11,11 @@ from aiida.engine import ProcessBuilder
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.model import MaceModelData
+from aiida_mlfinetune.science.averages.thermodynamics import enthalpy_problem
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, inputs_of
 from aiida_mlfinetune.workchains.reweighting import ReweightingWorkChain
+from aiida_mlfinetune.workchains.run_checks import comparison_problem, reweighting_problem
 
 CRYSTAL, GAS = "crystal", "gas"
 
@@ -104,18 +106,19 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         for phase in (CRYSTAL, GAS)
         if "parameters" in inputs.get(f"dynamics_{phase}", {})
     }
-    if len(runs) == 2:
-        for key, default in (("temperature_K", None), ("n_beads", 1)):
-            values = {phase: run.get(key, default) for phase, run in runs.items()}
-            if len(set(values.values())) > 1:
-                return f"crystal and gas must be run at one {key} to be compared, got {values}"
-        if Ensemble(runs[GAS]["ensemble"]).has_barostat:
-            return f"dynamics_gas asks for ensemble {runs[GAS]['ensemble']!r}, but a molecule has no cell: use 'nvt'"
-    if "reweighting" in inputs and runs:
+    if problem := comparison_problem(runs):
+        return problem
+    if GAS in runs and Ensemble(runs[GAS]["ensemble"]).has_barostat:
+        return f"dynamics_gas asks for ensemble {runs[GAS]['ensemble']!r}, but a molecule has no cell: use 'nvt'"
+    if CRYSTAL in runs and (problem := enthalpy_problem(runs[CRYSTAL]["ensemble"])):
+        return f"dynamics_crystal: {problem}"
+    if "settings" in inputs.get("reweighting", {}):
+        starts = {CRYSTAL: inputs.get("crystal"), GAS: inputs.get("molecule")}
         for phase, run in runs.items():
-            if run.get("n_beads", 1) != 1:
-                return (
-                    f"dynamics_{phase} has {run['n_beads']} beads, but reweighting is for classical nuclei: leave "
-                    "'reweighting' out, or run classically"
-                )
+            start = starts[phase]
+            problem = reweighting_problem(
+                run, inputs["reweighting"]["settings"].get_dict(), None if start is None else start.get_ase()
+            )
+            if problem is not None:
+                return f"reweighting of dynamics_{phase}: {problem}"
     return None

@@ -16,6 +16,7 @@ from aiida_mlfinetune.science.conclusions.closed_loop import Budget
 from aiida_mlfinetune.science.conclusions.targets import PropertyTarget
 from aiida_mlfinetune.workchains.averages import AveragesWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, inputs_of
+from aiida_mlfinetune.workchains.run_checks import parameters_of, stress_problem, warn_of_stress
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
 
@@ -108,6 +109,8 @@ class ClosedLoopBuilderMixin(ProtocolMixin):
         builder.budget = orm.Dict(Budget.from_dict({**inputs["budget"], **(budget or {})}).to_dict())
         if problem := validate_inputs(inputs_of(builder)):
             raise StudyError(problem)
+        trainings = {"training": builder.training.parameters.get_dict()}
+        warn_of_stress(trainings, builder.averages.dynamics_crystal.parameters)
         return builder
 
 
@@ -129,4 +132,30 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         return "a model of a difference is no potential by itself: choose another mode than 'delta'"
     if "split" not in inputs.get("training", {}):
         return "the frames have to be split in every round: give `training.split`, in fractions"
-    return None
+    run = parameters_of(inputs["averages"], "crystal")
+    if parameters is not None and run is not None:
+        problem = stress_problem({"training": parameters.get_dict()}, run)
+        if problem is not None:
+            return problem
+    return _budget_problem(inputs)
+
+
+def _budget_problem(inputs: Mapping[str, Any]) -> str | None:
+    """The first round labels what has no labels, and frames of its runs: the budget has to reach that far."""
+    if any(name not in inputs for name in ("budget", "dataset", "labelling")):
+        return None
+    most = Budget.from_dict(inputs["budget"].get_dict()).max_labels
+    number = inputs["averages"]["reweighting"]["settings"].get_dict().get("n_frames")
+    if most is None or number is None:
+        return None
+    key = inputs["labelling"]["level"]["key"]
+    counts = inputs["dataset"].levels.get(key, {}).get("counts", {})
+    n_frames = inputs["dataset"].n_frames
+    first = 0 if counts.get("energy") == counts.get("forces") == n_frames else n_frames
+    runs = 2 if "molecule" in inputs["averages"] else 1
+    if first + runs * number <= most:
+        return None
+    return (
+        f"the budget of {most} labels does not reach for one round, which takes {first} for the first frames and "
+        f"{number} for each of {runs} runs: raise max_labels, or lower n_frames of the reweighting"
+    )

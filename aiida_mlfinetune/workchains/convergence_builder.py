@@ -17,6 +17,7 @@ from aiida_mlfinetune.science.conclusions.targets import PropertyTarget
 from aiida_mlfinetune.workchains.averages import AveragesWorkChain
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, inputs_of
+from aiida_mlfinetune.workchains.run_checks import parameters_of, stress_problem, trainings_of, warn_of_stress
 
 
 class ConvergenceBuilderMixin(ProtocolMixin):
@@ -121,6 +122,7 @@ class ConvergenceBuilderMixin(ProtocolMixin):
             builder.reference_model = orm.Str(inputs["reference_model"])
         if problem := validate_inputs(inputs_of(builder)):
             raise StudyError(problem)
+        warn_of_stress(trainings_of(inputs_of(builder)), builder.averages.dynamics_crystal.parameters)
         return builder
 
 
@@ -148,4 +150,5 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     made = inputs["averages"]["reweighting"].get("labelling", {}).get("level")
     if level is not None and made is not None and level.value != made["key"]:
         return f"the models are trained at {level.value!r}, but the reference is {made['key']!r}: make them agree"
-    return None
+    run = parameters_of(inputs["averages"], "crystal")
+    return None if run is None else stress_problem(trainings_of(inputs), run)

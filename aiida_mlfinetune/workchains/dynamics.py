@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiida import orm
@@ -27,7 +28,7 @@ from aiida_mlfinetune.data.assessments import assessment_problem
 from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
-from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, with_state
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, unused_pressure, with_state
 
 EXIT = IpiCalculation.exit_codes
 _TOLD: set[str] = set()
@@ -118,11 +119,13 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
         """
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
-        parameters = with_state(inputs["parameters"], (overrides or {}).get("parameters"), asked)
+        given = (overrides or {}).get("parameters") or {}
+        parameters = with_state(inputs["parameters"], given, asked)
         if not any(structure.pbc):
-            wished = ensemble or (overrides or {}).get("parameters", {}).get("ensemble")
-            parameters["ensemble"] = wished or Ensemble.NVT
+            parameters["ensemble"] = ensemble or given.get("ensemble") or Ensemble.NVT
         settings = IpiSettings.from_dict(parameters)
+        settings.check_use(given)
+        settings = replace(settings, **dict.fromkeys(settings.unused_matrices))  # those of the protocol
         problem = validate_structure(structure) or validate_program(*IPI_PLUGINS)(code, None)
         if problem is not None:
             raise StudyError(problem)
@@ -132,6 +135,11 @@ class DynamicsWorkChain(ProtocolMixin, BaseRestartWorkChain):
             settings.check_elements(atoms.get_chemical_symbols())
         else:
             check_run(settings, atoms, model.passport, None if baseline is None else baseline.passport)
+
+        if any(structure.pbc) and (
+            warning := unused_pressure(settings.ensemble, pressure_bar, given.get("pressure_bar"))
+        ):
+            AIIDA_LOGGER.warning(warning)
 
         builder = cls.get_builder()
         builder.structure = structure

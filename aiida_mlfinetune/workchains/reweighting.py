@@ -189,6 +189,9 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
             if code is None:
                 raise StudyError("the frames have to be labelled: give the code of the reference level's engine")
             stage = dict(inputs["labelling"])
+            asked = ((overrides or {}).get("labelling") or {}).get("level")
+            if level is not None and asked not in (None, level):
+                raise StudyError(f"the level is {level!r} and, in the overrides, {asked!r}: give it once")
             if level is None and isinstance(stage.get("level"), Mapping):
                 level = stage.pop("level")
             made = LabellingWorkChain.get_builder_from_protocol(

@@ -28,7 +28,7 @@ from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
-from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, with_state
+from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, unused_pressure, with_state
 from aiida_mlfinetune.workchains.protocols.levels import load_level
 
 EXIT = Cp2kMdCalculation.exit_codes
@@ -125,17 +125,21 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         builder.structure = structure
         inputs = cls.get_protocol_inputs(protocol, overrides)
         asked = {"ensemble": ensemble, "temperature_K": temperature_K, "pressure_bar": pressure_bar}
-        md = with_state(inputs["md"], (overrides or {}).get("md"), asked)
+        given = (overrides or {}).get("md") or {}
+        md = with_state(inputs["md"], given, asked)
         selection = dict(inputs["selection"])
         if any(structure.pbc):
             if selection["volume_range"] is not None:
                 selection.setdefault(REFERENCE_VOLUME, structure.get_cell_volume())
         else:
-            user_ensemble = ensemble or (overrides or {}).get("md", {}).get("ensemble")
-            md["ensemble"] = user_ensemble or Ensemble.NVT
+            md["ensemble"] = ensemble or given.get("ensemble") or Ensemble.NVT
             selection["volume_range"] = None
         settings = MdSettings.from_dict(md)
         check_run(structure.get_ase(), settings)
+        if any(structure.pbc) and (
+            warning := unused_pressure(settings.ensemble, pressure_bar, given.get("pressure_bar"))
+        ):
+            AIIDA_LOGGER.warning(warning)
         if isinstance(level, Mapping):
             spec = dict(level)
         else:

@@ -125,8 +125,8 @@ class StudyWorkChain(StudyBuilderMixin, StudyStagesMixin, RefillingWorkChain):
             required=False,
             serializer=orm.to_aiida_type,
             validator=validate_upgrade,
-            help="The smallest sufficient set at a higher level: `crystals`, `n_frames` (null: all), `seed`, `start` "
-            "(foundation or production).",
+            help="The smallest sufficient set at a higher level: `crystals`, `n_frames` of these and `n_gas` of the "
+            "molecule (null: all), `seed`, `start` (foundation or production).",
         )
         spec.inputs.dynamic = False
         spec.inputs.validator = validate_inputs

@@ -16,7 +16,14 @@ from aiida_mlfinetune.science.crystals.molecules import gas_molecule, perceive_c
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.labelling.engines import engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin
-from aiida_mlfinetune.workchains.study_checks import GAS, NEXT_LEVEL, STAGES, validate_crystals, validate_inputs
+from aiida_mlfinetune.workchains.run_checks import trainings_of, warn_of_stress
+from aiida_mlfinetune.workchains.study_checks import (
+    GAS,
+    NEXT_LEVEL,
+    STAGES,
+    validate_crystals,
+    validate_inputs,
+)
 from aiida_mlfinetune.workchains.study_plan import study_plan
 from aiida_mlfinetune.workchains.sublimation_builder import BY_MODEL, state_of_sampling, without
 
@@ -113,6 +120,7 @@ class StudyBuilderMixin(ProtocolMixin):
             raise StudyError(str(error).removeprefix("invalid attribute value ")) from error
         if problem := validate_inputs(builder._inputs(prune=True)):  # noqa: SLF001 - the builder's own content
             raise StudyError(problem)
+        warn_of_stress(trainings_of(builder._inputs(prune=True)), builder.dynamics_crystal.parameters)  # noqa: SLF001
         AIIDA_LOGGER.report(f"study of {len(crystals)} polymorphs: {', '.join(sorted(crystals))}")
         return builder
 
@@ -181,6 +189,8 @@ class _StageMaker:
             made = self.make(
                 stage, f"{prefix}{stage}", code, structure, *more, scheduler=self.options[program], **sampled
             )
+            if problem := STAGES[f"{prefix}{stage}"][0].spec().inputs.validator(self.made, None):
+                raise StudyError(f"sampling of {name}: {problem}")
             if name != GAS:
                 selections[name] = self.made["selection"]
             if structure is first or name == GAS:
@@ -231,11 +241,22 @@ class _StageMaker:
         )
 
     def reweighting(self, teacher: MaceModelData | None) -> None:
-        """Fill the reweighting, whose reference is the level of the labels and has its code and options."""
+        """Fill the reweighting, whose reference is the level of the labels and has its code and options.
+
+        Raises:
+            StudyError: the overrides name another level.
+        """
         settings = dict(self.inputs["reweighting"])
-        spec = level_of(dict(self.inputs["labelling"]))
+        labelling = dict(self.inputs["labelling"])
+        spec = level_of(labelling)
         program = PROGRAM_OF[engine_of(spec).name]
         stage = dict(settings.get("labelling") or {})
+        asked = {name: stage.pop(name) for name in ("level", "level_overrides") if name in stage}
+        if level_of({**labelling, **asked}) != spec:
+            raise StudyError(
+                f"reweighting.labelling has {asked}, but the reference is the level of the labels, {spec['key']!r}: "
+                "give it once, as labelling.level, or levels.reference in a study file"
+            )
         own = {key: value for key, value in self.inputs["labelling"].items() if key.endswith(("_job", "_concurrent"))}
         settings["labelling"] = {**own, **stage}
         self.inputs["reweighting"].update(settings)
@@ -255,7 +276,9 @@ class _StageMaker:
         formula = perceive_crystal(next(iter(dict(self.builder.crystals).values())).get_ase()).formula
         training = self.inputs["upgrade_training"]
         training["parameters"] = {"molecule": formula, **(training.get("parameters") or {})}
-        mode = self.inputs["production"]["mode"]
+        name = self.inputs["production"]["mode"]
+        own = dict(self.builder.learning_curve.modes).get(name)
+        mode = name if own is None else own["parameters"]["mode"]
         self.builder.upgrade_training = self.make(
             "upgrade_training",
             "upgrade_training",

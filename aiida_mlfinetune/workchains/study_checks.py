@@ -8,18 +8,31 @@ from typing import Any
 
 from aiida import orm
 
-from aiida_mlfinetune.common.enums import Ensemble
+from aiida_mlfinetune.calculations.functions.error_budget import with_changes
+from aiida_mlfinetune.common.enums import Ensemble, TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
-from aiida_mlfinetune.science.crystals.molecules import perceive_crystal
+from aiida_mlfinetune.science.averages.thermodynamics import enthalpy_problem
+from aiida_mlfinetune.science.crystals.molecules import gas_molecule, perceive_crystal
 from aiida_mlfinetune.science.datasets.checks import elements_problem
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.splits import NestedSizes
 from aiida_mlfinetune.science.dynamics.ipi_settings import IpiSettings
+from aiida_mlfinetune.science.observables.rdf import frame_distributions
+from aiida_mlfinetune.science.observables.trajectory import FramesTrajectory
 from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.learning_curve import LearningCurveWorkChain
 from aiida_mlfinetune.workchains.model_sampling import ModelSamplingWorkChain
 from aiida_mlfinetune.workchains.reweighting import ReweightingWorkChain
+from aiida_mlfinetune.workchains.run_checks import (
+    comparison_problem,
+    parameters_of,
+    reweighting_problem,
+    stress_problem,
+    trainings_of,
+)
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+from aiida_mlfinetune.workchains.sublimation_builder import BY_MODEL
 from aiida_mlfinetune.workchains.sublimation_checks import sampling_problem
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
@@ -94,8 +107,11 @@ def validate_distributions(node: orm.Dict | None, _: Any = None) -> str | None:
     if not isinstance(pairs, list) or not pairs or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
         return f"'pairs' of 'distributions' must list pairs of elements, such as [[O, O]], got {pairs!r}"
     r_max = values.get("r_max_A")
-    if isinstance(r_max, bool) or not isinstance(r_max, int | float) or not r_max > 0:
+    if isinstance(r_max, bool) or not isinstance(r_max, int | float) or not 0 < r_max < float("inf"):
         return f"'r_max_A' of 'distributions' is {r_max!r}, but must be a distance in angstrom"
+    bins = values.get("n_bins", 2)
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
+        return f"'n_bins' of 'distributions' is {bins!r}, but must be a whole number of at least 2"
     return None
 
 
@@ -104,13 +120,14 @@ def validate_upgrade(node: orm.Dict | None, _: Any = None) -> str | None:
     if node is None:
         return None
     values = node.get_dict()
-    if unknown := sorted(set(values) - {"crystals", "n_frames", "seed", "start"}):
-        return f"unknown entries of 'upgrade': {unknown}; known are crystals, n_frames, seed and start"
+    if unknown := sorted(set(values) - {"crystals", "n_frames", "n_gas", "seed", "start"}):
+        return f"unknown entries of 'upgrade': {unknown}; known are crystals, n_frames, n_gas, seed and start"
     if values.get("start", START[0]) not in START:
         return f"'start' of 'upgrade' is {values['start']!r}: choose from {list(START)}"
-    number = values.get("n_frames")
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 2):
-        return f"'n_frames' of 'upgrade' is {number!r}, but must be a number of at least 2, or null for all"
+    for name, least in (("n_frames", 2), ("n_gas", 0)):
+        number = values.get(name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+            return f"{name!r} of 'upgrade' is {number!r}, but must be a number of at least {least}, or null for all"
     return None
 
 
@@ -120,9 +137,12 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         sampling_problem,
         _foundation_problem,
         _level_problem,
+        _modes_problem,
+        _sizes_problem,
         _production_problem,
         _state_problem,
-        _elements_problem,
+        _stress_problem,
+        _distributions_problem,
         _runs_problem,
         _upgrade_problem,
     ):
@@ -151,6 +171,39 @@ def _level_problem(inputs: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _modes_problem(inputs: Mapping[str, Any]) -> str | None:
+    """Every model of the study is run by itself, and trained on what the study labels."""
+    for name, inputs_of_mode in dict(inputs.get("learning_curve", {}).get("modes") or {}).items():
+        mode = inputs_of_mode["parameters"]["mode"]
+        if mode == TrainingMode.DELTA.value:
+            return f"mode {name!r}: a model of a difference is no potential by itself and cannot be run: leave it out"
+        if mode == TrainingMode.MULTIHEAD_REPLAY.value and "replay" not in inputs_of_mode:
+            return (
+                f"mode {name!r} replays frames of the foundation's own data, which a study is not given: train it with "
+                "`mlfinetune.learning_curve` (input `replay`), and run its models with `mlfinetune.convergence`"
+            )
+    return None
+
+
+def _sizes_problem(inputs: Mapping[str, Any]) -> str | None:
+    """There must be as many frames as the sets take, of those that the sampling selects."""
+    prefix = "" if inputs.get("sampling_model") is None else BY_MODEL
+    gas = inputs.get(f"{prefix}sampling_{GAS}", {}).get("selection")
+    crystals = {name: node["n_frames"] for name, node in (inputs.get("selections") or {}).items()}
+    if gas is None or not crystals or "split" not in inputs.get("learning_curve", {}):
+        return None
+    pooled = "pool" in inputs and inputs["pool"].value
+    own = {POOLED: sum(crystals.values())} if pooled else crystals
+    sizes = NestedSizes.from_dict(inputs["learning_curve"]["split"].get_dict())
+    for name, number in own.items():
+        try:
+            sizes.counts(number + gas["n_frames"])
+        except MlFinetuneError as error:
+            told = f"{number} of crystals and {gas['n_frames']} of the gas are sampled for the set {name!r}"
+            return f"{error}; {told}: sample more, or take smaller `sizes`"
+    return None
+
+
 def _production_problem(inputs: Mapping[str, Any]) -> str | None:
     """The production model must be one that is trained."""
     curve = inputs.get("learning_curve", {})
@@ -166,15 +219,8 @@ def _production_problem(inputs: Mapping[str, Any]) -> str | None:
 
 
 def _state_problem(inputs: Mapping[str, Any]) -> str | None:
-    """Crystal and gas are compared at one temperature, classically, and the gas has no cell."""
-    runs = {
-        phase: inputs[f"dynamics_{phase}"]["parameters"].get_dict()
-        for phase in ("crystal", GAS)
-        if "parameters" in inputs.get(f"dynamics_{phase}", {})
-    }
-    if len({run.get("temperature_K") for run in runs.values()}) > 1:
-        told = {phase: run.get("temperature_K") for phase, run in runs.items()}
-        return f"crystal and gas must be run at one temperature to be compared, got {told} K"
+    """Crystal and gas are compared at one state, classically, and reweighted; the gas has no cell."""
+    runs = {phase: run for phase in ("crystal", GAS) if (run := parameters_of(inputs, phase)) is not None}
     for phase, run in runs.items():
         if run.get("n_beads", 1) != 1:
             return (
@@ -183,22 +229,45 @@ def _state_problem(inputs: Mapping[str, Any]) -> str | None:
             )
         if phase == GAS and Ensemble(run["ensemble"]).has_barostat:
             return f"dynamics_gas asks for ensemble {run['ensemble']!r}, but a molecule has no cell: use 'nvt'"
+    if problem := comparison_problem(runs):
+        return problem
+    if "crystal" in runs and (problem := enthalpy_problem(runs["crystal"]["ensemble"])):
+        return f"dynamics_crystal: {problem}"
+    if "settings" not in inputs.get("reweighting", {}):
+        return None
+    settings = inputs["reweighting"]["settings"].get_dict()
+    crystals = {name: crystal.get_ase() for name, crystal in inputs.get("crystals", {}).items()}
+    starts = {"crystal": crystals, GAS: {GAS: gas_molecule(next(iter(crystals.values())))} if crystals else {}}
+    for phase, run in runs.items():
+        for name, atoms in starts[phase].items():
+            if problem := reweighting_problem(run, settings, atoms):
+                return f"reweighting of {name}: {problem}"
     return None
 
 
-def _elements_problem(inputs: Mapping[str, Any]) -> str | None:
-    """The pairs of the distributions must be there."""
+def _stress_problem(inputs: Mapping[str, Any]) -> str | None:
+    """A run that requires stress gets no model that is trained without it."""
+    run = parameters_of(inputs, "crystal")
+    return None if run is None else stress_problem(trainings_of(inputs), run)
+
+
+def _distributions_problem(inputs: Mapping[str, Any]) -> str | None:
+    """The pairs of the distributions must be there, and the cells wide enough."""
     if "distributions" not in inputs or not inputs.get("crystals"):
         return None
-    there = set.union(*(crystal.get_symbols_set() for crystal in inputs["crystals"].values()))
-    for pair in inputs["distributions"]["pairs"]:
-        if missing := sorted(set(pair) - there):
-            return f"'distributions' asks for the pair {pair}, but the crystals have no {missing}: {sorted(there)}"
+    values = inputs["distributions"].get_dict()
+    for name, crystal in inputs["crystals"].items():
+        first = FramesTrajectory(Frames.from_atoms([crystal.get_ase()]))
+        try:
+            frame_distributions(first, [tuple(pair) for pair in values["pairs"]], values["r_max_A"], 2)
+        except MlFinetuneError as error:
+            return f"'distributions' of {name}: {error}"
     return None
 
 
 def _runs_problem(inputs: Mapping[str, Any]) -> str | None:
     """What changes in the further runs must leave runs that can be made."""
+    elements = sorted(set().union(*(crystal.get_symbols_set() for crystal in inputs.get("crystals", {}).values())))
     for name, run in (inputs.get("runs") or {}).items():
         if not NAME.fullmatch(name):
             return f"a run is called {name!r}: use lower-case letters, digits and single underscores"
@@ -208,15 +277,21 @@ def _runs_problem(inputs: Mapping[str, Any]) -> str | None:
             return f"run {name!r} has unknown entries {unknown}: known are 'crystal', 'gas' and 'repeat'"
         if "crystal" not in run:
             return f"run {name!r} says nothing of the 'crystal': give what changes in its parameters, {{}} for nothing"
+        made = {}
         for phase in ("crystal", GAS):
-            base = inputs.get(f"dynamics_{phase}", {}).get("parameters")
+            base = parameters_of(inputs, phase)
             if phase not in run or base is None:
                 continue
+            made[phase] = with_changes(base, run[phase].get_dict())
             try:
-                settings = IpiSettings.from_dict({**base.get_dict(), **run[phase].get_dict()})
+                settings = IpiSettings.from_dict(made[phase])
+                settings.check_use(run[phase].get_dict())
                 settings.check_periodicity(phase == "crystal")
+                settings.check_elements(elements)
             except MlFinetuneError as error:
                 return f"run {name!r}, {phase}: {error}"
+        if problem := comparison_problem(made):
+            return f"run {name!r}: {problem}"
         repeat = run["repeat"].get_list() if "repeat" in run else [1, 1, 1]
         if len(repeat) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in repeat):
             return f"run {name!r} repeats the cells {repeat!r} times: give three whole numbers of at least 1"
@@ -236,9 +311,31 @@ def _upgrade_problem(inputs: Mapping[str, Any]) -> str | None:
     made, trained = inputs["upgrade_labelling"]["level"]["key"], inputs["upgrade_training"]["level"].value
     if made != trained:
         return f"the upgrade labels at {made!r}, but trains at {trained!r}"
-    number, split = values.get("n_frames"), inputs["upgrade_training"]["split"].get_dict()
-    if number is not None and split.get("valid", 0) + split.get("test", 0) >= number:
-        return f"the upgrade has {number} frames, which leaves none to train on: lower `split` of 'upgrade_training'"
+    if (problem := _upgrade_frames_problem(inputs)) is not None:
+        return problem
     if made == inputs.get("labelling", {}).get("level", {"key": None})["key"]:
         return f"the upgrade is to {made!r}, the level of the study itself: name another one"
+    return None
+
+
+def _upgrade_frames_problem(inputs: Mapping[str, Any]) -> str | None:
+    """The frames of an upgrade must be enough for each of its crystals, and for a training set."""
+    values = inputs[NEXT_LEVEL].get_dict()
+    number, gas = values.get("n_frames"), values.get("n_gas")
+    if number is None:
+        return None
+    crystals = set(values.get("crystals") or inputs.get("crystals", {}))
+    if number < len(crystals):
+        return f"the upgrade has {number} frames for {len(crystals)} crystals: raise 'n_frames', or name fewer crystals"
+    if gas is None:  # all of the sufficient set: at most those that are sampled
+        sampling = inputs.get("model_sampling_gas") or inputs.get("sampling_gas") or {}
+        if "selection" not in sampling:
+            return None
+        gas = sampling["selection"]["n_frames"]
+    split = inputs["upgrade_training"]["split"].get_dict()
+    if split.get("valid", 0) + split.get("test", 0) >= number + gas:
+        return (
+            f"the upgrade has {number} frames of crystals and at most {gas} of the molecule, and its split leaves none "
+            "to train on: lower `split` of 'upgrade_training'"
+        )
     return None

@@ -9,6 +9,7 @@ from aiida.engine import ProcessBuilder
 
 from aiida_mlfinetune.data.foundations import FOUNDATIONS
 from aiida_mlfinetune.science.crystals.molecules import perceive_crystal
+from aiida_mlfinetune.science.datasets.selection import share_evenly
 from aiida_mlfinetune.science.datasets.splits import NestedSizes
 from aiida_mlfinetune.science.plans.study import StagePlan, StudyPlan, add_costs, label_cost
 from aiida_mlfinetune.workchains.protocols import load_yaml
@@ -164,24 +165,37 @@ class _Planner:
     def _upgrade(self) -> list[StagePlan]:
         values = self.builder.upgrade.get_dict()
         key = self.builder.upgrade_labelling.level["key"]
-        crystals = values.get("crystals") or sorted(self.crystals)
-        number = values.get("n_frames") or max(self._sizes())
-        per_label: float | None = 0.0
-        for name in crystals:
-            per_label = add_costs(per_label, self._label(key, name))
-        labels = self._times(number / len(crystals), per_label)
+        frames = self._frames_to_upgrade(sorted(set(values.get("crystals") or self.crystals)), values)
         epochs = self.builder.upgrade_training.parameters["max_num_epochs"]
-        train = number * epochs * self._mean_atoms() * self.costs["model"]["training_per_atom_and_epoch"] * self.weight
-        steps, cost = 0, 0.0
-        for phase, atoms in [*(("crystal", self.atoms[name]) for name in crystals), ("gas", self.molecule)]:
-            own = self.builder[f"dynamics_{phase}"].parameters["n_steps"]
+        per_atom = epochs * self.costs["model"]["training_per_atom_and_epoch"] * self.weight
+        labels: float | None = 0.0
+        steps, train, cost = 0, 0.0, 0.0
+        for name, number in frames.items():
+            atoms = self.molecule if name == GAS else self.atoms[name]
+            labels = add_costs(labels, self._times(number, self._label(key, None if name == GAS else name)))
+            train += number * atoms * per_atom
+            own = self.builder[f"dynamics_{GAS if name == GAS else 'crystal'}"].parameters["n_steps"]
             steps += own
             cost += self._run_cost(own, atoms)
+        told = ", ".join(f"{number} frames of {name}" for name, number in frames.items())
         return [
-            self._stage("upgrade labels", 1, f"{number} frames at {key}", labels, labels=int(number)),
+            self._stage("upgrade labels", 1, f"{told}, at {key}", labels, labels=sum(frames.values())),
             self._stage("upgrade training", 1, f"mode {self.builder.upgrade_training.parameters['mode']}", train),
-            self._stage("upgrade runs", len(crystals) + 1, f"of {', '.join(crystals)}", cost, steps=steps),
+            self._stage("upgrade runs", len(frames), f"of {', '.join(frames)}", cost, steps=steps),
         ]
+
+    def _frames_to_upgrade(self, crystals: list[str], values: dict[str, Any]) -> dict[str, int]:
+        """Return how many frames of each crystal and of the molecule are labelled again, of the largest set at most."""
+        sampled = {name: int(node["n_frames"]) for name, node in self._selections().items()}
+        gas, largest = sampled.pop(GAS), max(self._sizes())
+        totals = {name: gas + (sum(sampled.values()) if self.sets == 1 else sampled[name]) for name in crystals}
+        there = [round(largest * sampled[name] / totals[name]) for name in crystals]
+        shares = [largest * gas / total for total in totals.values()]
+        molecules = min(gas, round(shares[0] if self.sets == 1 else sum(shares)))
+        number = sum(there) if values.get("n_frames") is None else values["n_frames"]
+        frames = dict(zip(crystals, share_evenly(number, there), strict=True))
+        frames[GAS] = molecules if values.get("n_gas") is None else min(values["n_gas"], molecules)
+        return {name: number for name, number in frames.items() if number}
 
     def _stage(self, name: str, number: int, what: str, cost: float | None, **counted: int) -> StagePlan:
         return StagePlan(name, number, what, core_seconds=add_costs(cost, number * self.costs["job"]), **counted)

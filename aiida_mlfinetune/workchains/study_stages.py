@@ -104,6 +104,7 @@ class StudyStagesMixin(StudyUpgradeMixin):
         labelled = self.ctx.frames
         if not self.ctx.labels_there:
             labelled = self._child("labelling", "frames").outputs.dataset
+        self.ctx.labelled = labelled
         self.out("dataset", labelled)
         if self.inputs.pool.value:
             self.ctx.sets = {POOLED: labelled}

@@ -19,7 +19,9 @@ from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from aiida_mlfinetune.workchains.labelling import LabellingWorkChain
 from aiida_mlfinetune.workchains.model_sampling import ModelSamplingWorkChain
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin
+from aiida_mlfinetune.workchains.run_checks import warn_of_stress
 from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+from aiida_mlfinetune.workchains.sublimation_checks import validate_inputs
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
 
 STAGES = {
@@ -146,6 +148,9 @@ class SublimationBuilderMixin(ProtocolMixin):
         )
         for phase, structure in structures.items():
             stage(f"dynamics_{phase}", ipi_code, structure, None, scheduler=ipi, **state)
+        if problem := validate_inputs(builder._inputs(prune=True)):  # noqa: SLF001 - the builder's own content
+            raise StudyError(problem)
+        warn_of_stress({"training": builder.training.parameters.get_dict()}, builder.dynamics_crystal.parameters)
         return builder
 
     @classmethod

@@ -9,8 +9,10 @@ from aiida import orm
 
 from aiida_mlfinetune.common.enums import Ensemble, TrainingMode
 from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.science.averages.thermodynamics import enthalpy_problem
 from aiida_mlfinetune.science.crystals.molecules import perceive_crystal
 from aiida_mlfinetune.science.datasets.checks import elements_problem
+from aiida_mlfinetune.workchains.run_checks import parameters_of, stress_problem
 
 
 def validate_crystal(crystal: orm.StructureData | None, _: Any = None) -> str | None:
@@ -26,7 +28,7 @@ def validate_crystal(crystal: orm.StructureData | None, _: Any = None) -> str | 
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     """Check what concerns several stages at once."""
-    for check in (sampling_problem, _foundation_problem, _level_problem, _gas_problem, _state_problem):
+    for check in (sampling_problem, _foundation_problem, _level_problem, _gas_problem, _state_problem, _run_problem):
         if (problem := check(inputs)) is not None:
             return problem
     return None
@@ -100,6 +102,17 @@ def _state_problem(inputs: Mapping[str, Any]) -> str | None:
     if None in temperatures.values() or temperatures["crystal"] == temperatures["gas"]:
         return None
     return f"crystal and gas must be run at one temperature to be compared, got {temperatures} K"
+
+
+def _run_problem(inputs: Mapping[str, Any]) -> str | None:
+    """The crystal has an enthalpy at the pressure of a barostat, whose model was trained on stress where required."""
+    run = parameters_of(inputs, "crystal")
+    if run is None:
+        return None
+    if problem := enthalpy_problem(run.get("ensemble")):
+        return f"dynamics_crystal: {problem}"
+    training = inputs.get("training", {}).get("parameters")
+    return None if training is None else stress_problem({"training": training.get_dict()}, run)
 
 
 def _entry(inputs: Mapping[str, Any], stage: str, port: str, key: str) -> Any:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from aiida import orm
 from ase import Atoms
+from ase.units import Hartree
 
 from aiida_mlfinetune.calculations.functions.observables import temperature_check
 from aiida_mlfinetune.calculations.functions.thermodynamics import density
 from aiida_mlfinetune.common.units import AMU_A3_G_CM3, BAR_EV_A3, KB_EV
 from aiida_mlfinetune.science.averages.statistics import time_average
+from aiida_mlfinetune.science.averages.thermodynamics import crystal_enthalpy
 from tests.calculations.test_ipi import run_ipi  # noqa: F401 - a fixture
 from tests.fixtures import ideal_gas_driver
 
@@ -24,13 +26,26 @@ START = 50
 """Rows that are left out at the start."""
 
 
+def mean_shape_energy(thermal: float) -> float:
+    """Return the mean in eV of c [tr(h h^T) / V^(2/3) - 3] over the shapes of a flexible cell, by quadrature.
+
+    In the elements of the triangular h, whose measure is flat, the three off the diagonal are harmonic, k T / 2 each.
+    The diagonal is exp(x, y, -x - y) V^(1/3), with the flat measure in x and y.
+    """
+    stiffness = ideal_gas_driver.STIFFNESS * Hartree
+    x, y = np.meshgrid(*2 * [np.linspace(-2.0, 2.0, 801)])
+    energy = stiffness * (np.exp(2 * x) + np.exp(2 * y) + np.exp(-2 * (x + y)) - 3)
+    return float(1.5 * thermal + np.average(energy, weights=np.exp(-energy / thermal)))
+
+
 @pytest.mark.parametrize(("ensemble", "n_effective", "n_cell"), [("npt-isotropic", 8, 1), ("npt-flexible", 9, 6)])
 def test_an_ideal_gas(run_ipi, tiny_model, monkeypatch, ensemble, n_effective, n_cell):  # noqa: F811
     """Volume, density and the motion of the cell within four standard errors of the exact ones.
 
     With the centre of mass at rest the virial theorem gives p <V> = (N - 1) k T from the atoms, and k T more under an
     isotropic barostat, 2 k T under the flexible one, from the measures of their cells. Under the isotropic one the
-    volume has a gamma distribution, for which <1/V> = p / (N - 1) k T.
+    volume has a gamma distribution, for which <1/V> = p / (N - 1) k T. The enthalpy is 3/2 N k T + p <V>, and what the
+    potential that holds the shape of a flexible cell has on average.
     """
     text = Path(ideal_gas_driver.__file__).read_text()
     monkeypatch.setattr("aiida_mlfinetune.calculations.ipi.program_text", lambda name: text)
@@ -66,7 +81,14 @@ def test_an_ideal_gas(run_ipi, tiny_model, monkeypatch, ensemble, n_effective, n
     check = temperature_check(results["properties"], structure, conditions)
     assert check.details["parts"]["cell"]["n_degrees"] == n_cell
     assert check.details["canonical"], check.warnings
+    exact = (1.5 * N_ATOMS + n_effective) * thermal + (mean_shape_energy(thermal) if n_cell > 1 else 0.0)
+    series = crystal_enthalpy(
+        arrays["potential_energy_eV"], arrays["volume_A3"], N_ATOMS, N_ATOMS, TEMPERATURE_K, PRESSURE_BAR
+    )
+    enthalpy = time_average(series[START:], equilibration=0)
+    assert abs(enthalpy.mean - exact / N_ATOMS) < 4 * enthalpy.error, (enthalpy, exact / N_ATOMS)
     if ensemble == "npt-isotropic":
+        np.testing.assert_allclose(arrays["potential_energy_eV"], 0.0, atol=1e-9)
         found = density(results["properties"], structure, conditions)
         exact = atoms.get_masses().sum() * AMU_A3_G_CM3 * PRESSURE_BAR * BAR_EV_A3 / ((N_ATOMS - 1) * thermal)
         assert abs(found.value - exact) < 4 * found.error

@@ -161,6 +161,32 @@ def test_the_cell_takes_the_matrix_of_the_atoms_where_it_has_none_of_its_own():
     assert IpiSettings.from_dict(settings.to_dict()) == settings
 
 
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [
+        ({"gle": GLE}, ("gle",)),
+        ({"gle": GLE, "cell_gle": GLE}, ("gle", "cell_gle")),
+        ({"gle": GLE, "thermostat": "gle"}, ()),
+        ({"gle": GLE, "thermostat": "gle", "ensemble": "nve"}, ("gle",)),
+        ({"gle": GLE, "cell_thermostat": "gle"}, ()),
+        ({"gle": GLE, "cell_thermostat": "gle", "ensemble": "nvt"}, ("gle",)),
+        ({"gle": GLE, "cell_thermostat": "gle", "cell_gle": GLE}, ("gle",)),
+        ({"gle": GLE, "thermostat": "gle", "cell_gle": GLE, "ensemble": "nvt"}, ("cell_gle",)),
+        ({"gle": piglet(4), "thermostat": "piglet", "n_beads": 4}, ()),
+        ({}, ()),
+    ],
+)
+def test_matrices_that_no_thermostat_uses_are_known(changes, unused):
+    settings = make(**changes)
+    assert settings.unused_matrices == unused
+    settings.check_use({"n_steps": 20, "gle": None})
+    if unused:
+        with pytest.raises(StudyError, match=f"{unused[0]} is given, but nothing uses it: .* cell_thermostat 'gle'"):
+            settings.check_use(changes)
+    else:
+        settings.check_use(changes)
+
+
 @pytest.mark.parametrize(("n_beads", "last"), [(1, "0"), (9, "8"), (10, "09"), (32, "31")])
 def test_files_of_the_beads_are_named_as_by_ipi(n_beads, last):
     names = bead_filenames("positions", n_beads)
@@ -193,6 +219,15 @@ def test_restart_file_gets_new_limits():
     ("changes", "message"),
     [
         ({"temperature_K": -1.0}, "temperature_K is -1.0"),
+        ({"temperature_K": float("nan")}, "temperature_K is nan"),
+        ({"pressure_bar": float("nan")}, "pressure_bar is nan, but must be a finite number"),
+        ({"pressure_bar": float("inf")}, "pressure_bar is inf"),
+        ({"allow_large_timestep": "no"}, "allow_large_timestep is 'no', but must be true or false"),
+        ({"print_forces": "no"}, "print_forces is 'no', but must be true or false"),
+        ({"require_stress": 0}, "require_stress is 0, but must be true or false"),
+        ({"max_force_eV_A": float("inf")}, "max_force_eV_A is inf"),
+        ({"volume_factor_limits": [0.5, float("inf")]}, "volume_factor_limits are"),
+        ({"volume_factor_limits": ["0.5", 2]}, "volume_factor_limits are"),
         ({"n_steps": 0}, "n_steps is 0"),
         ({"timestep_fs": 0}, "timestep_fs is 0"),
         ({"seed": 0}, "seed is 0"),

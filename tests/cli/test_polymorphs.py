@@ -10,6 +10,7 @@ from aiida import orm
 from click.testing import CliRunner
 
 from aiida_mlfinetune.cli import main
+from aiida_mlfinetune.cli.build import study_builder
 from aiida_mlfinetune.cli.polymorphs import PolymorphStudy
 from aiida_mlfinetune.cli.study import read_study
 from aiida_mlfinetune.common.errors import StudyError
@@ -70,6 +71,20 @@ def test_crystals_in_a_list_name_themselves(tmp_path: Path):
         ("crystals: [ice-ic]\nseeds: 3", "seeds must list numbers"),
         ("crystals: [ice-ic]\ncodes: {vaps: a@b}", "did you mean 'vasp'"),
         ("crystals: [ice-ic]\nexperiment: {ice-ic: {densty: 1}}", "did you mean 'density'"),
+        (
+            "crystals: [ice-ic, {ice: IX}]\nexperiment: {ice-ci: {density: 1}}",
+            "experiment, ice-ci: there is no such crystal; the study has ice_ic, ice_ix",
+        ),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: {density: 0.9}, ice_ic: {density: 1}}", "'ice_ic' is there twice"),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: 0.9}", "give `density` and others"),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: {density: '0.9'}}", "density must be a number, got '0.9'"),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: {density: true}}", "density must be a number, got True"),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: {density: .nan}}", "density must be a number, got nan"),
+        (
+            "crystals: [ice-ic]\nexperiment: {ice-ic: {sublimation_enthalpy: [59]}}",
+            "sublimation_enthalpy must be a number, got [59]",
+        ),
+        ("crystals: [ice-ic]\nexperiment: {ice-ic: {source: 1968}}", "source must be a text, got 1968"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str):
@@ -115,7 +130,7 @@ def test_the_study_of_kaur_builds_and_its_plan_says_what_it_takes(codes, vasp, t
     )
     assert "100000 steps of 0.5 fs, npt-flexible, 100.0 K, with each of 12 models of a set" in text
     assert "100 frames of each run of the production model at revpbe-d3/vasp" in text
-    assert "75 frames at rpa-pbe0/cp2k" in text
+    assert "75 frames of ice_ih, 150 frames of gas, at rpa-pbe0/cp2k" in text
     assert "not known: labelling, reweighting" in text
 
 
@@ -129,6 +144,83 @@ def test_a_level_that_no_code_can_do_is_refused(codes, tmp_path: Path):
     result = CliRunner().invoke(main, ["run", str(path), "--dry-run"])
     assert result.exit_code == 1
     assert "there is no code 'vasp@nowhere' for vasp" in result.output
+
+
+@pytest.mark.parametrize(
+    ("levels", "overrides", "message"),
+    [
+        (
+            {"reference": "revpbe-d3"},
+            {"labelling": {"level": "gfn1-xtb"}},
+            "levels.reference is 'revpbe-d3', but overrides.labelling.level is 'gfn1-xtb': give it once",
+        ),
+        (
+            {"reference": {"teacher": "ice-xtb"}},
+            {"labelling": {"level": "gfn1-xtb"}},
+            "levels.reference is 'mace', but overrides.labelling.level is 'gfn1-xtb'",
+        ),
+        (
+            {"sampling": "revpbe-d3"},
+            {"sampling_gas": {"level": "gfn1-xtb"}},
+            "levels.sampling is 'revpbe-d3', but overrides.sampling_gas.level is 'gfn1-xtb'",
+        ),
+        (
+            {"sampling": {"model": "ice-xtb"}},
+            {"sampling_model": "another"},
+            "levels.sampling.model is 'ice-xtb', but overrides.sampling_model is 'another'",
+        ),
+        (
+            {"reference": "revpbe-d3"},
+            {"reweighting": {"labelling": {"level": "gfn1-xtb"}}},
+            "reweighting.labelling has {'level': 'gfn1-xtb'}, but the reference is the level of the labels",
+        ),
+        (
+            {},
+            {"reweighting": {"labelling": {"level_overrides": {"key": "mine"}}}},
+            "give it once, as labelling.level, or levels.reference in a study file",
+        ),
+    ],
+)
+def test_a_level_that_is_given_twice_is_refused(codes, tmp_path: Path, levels, overrides, message):
+    study = {"crystals": ["ice-ic"], "protocol": "demo", "codes": codes, "levels": levels, "overrides": overrides}
+    with pytest.raises(StudyError) as caught:
+        study_builder(read_study(write(tmp_path, yaml.safe_dump(study))))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "overrides", "message"),
+    [
+        ({"modes": ["naive"]}, {"modes": ["scratch"]}, "modes is ['naive'], but overrides.modes is ['scratch']"),
+        ({"pool": True}, {"pool": False}, "pool is True, but overrides.pool is False"),
+        ({"foundation": "ice-xtb"}, {"foundation": "mace-mp-0a"}, "foundation is 'ice-xtb', but overrides.foundation"),
+        ({"seeds": [1]}, {"learning_curve": {"seeds": [2]}}, "seeds is [1], but overrides.learning_curve.seeds is [2]"),
+        (
+            {"sizes": [20]},
+            {"learning_curve": {"split": {"train": [40]}}},
+            "sizes is [20], but overrides.learning_curve.split.train is [40]",
+        ),
+        (
+            {"target": {"density_percent": 1.0}},
+            {"target": {"density_percent": 2.0}},
+            "target.density_percent is 1.0, but overrides.target.density_percent is 2.0",
+        ),
+    ],
+)
+def test_what_is_given_twice_is_refused(codes, tmp_path: Path, entries, overrides, message):
+    study = {"crystals": ["ice-ic"], "protocol": "demo", "codes": codes, "overrides": overrides, **entries}
+    with pytest.raises(StudyError) as caught:
+        study_builder(read_study(write(tmp_path, yaml.safe_dump(study))))
+    assert message in str(caught.value)
+
+
+def test_the_same_level_may_be_given_twice(codes, tmp_path: Path):
+    same = {"level": "revpbe-d3"}
+    overrides = {"labelling": {**same, "frames_per_job": 7}, "reweighting": {"labelling": same}}
+    study = {"crystals": ["ice-ic"], "codes": codes, "levels": {"reference": "revpbe-d3"}, "overrides": overrides}
+    builder = study_builder(read_study(write(tmp_path, yaml.safe_dump({**study, "protocol": "demo"}))))
+    assert builder.labelling.level["key"] == builder.reweighting.labelling.level["key"] == "revpbe-d3/cp2k"
+    assert builder.reweighting.labelling.frames_per_job == 7
 
 
 def test_a_model_may_play_the_reference(codes, tmp_path: Path):

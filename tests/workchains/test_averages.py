@@ -12,7 +12,7 @@ from aiida.manage import get_manager
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.science.averages.statistics import time_average
 from aiida_mlfinetune.workchains.averages import AveragesWorkChain
-from tests.fixtures.averages import OVERRIDES, STATE, TEACHER, TEACHER_KEY, finished, ice_and_molecule
+from tests.fixtures.averages import OVERRIDES, RUN, STATE, TEACHER, TEACHER_KEY, finished, ice_and_molecule
 from tests.fixtures.models import make_tiny_model
 from tests.fixtures.study import stand_in_for_runs
 
@@ -79,15 +79,31 @@ def test_crystal_alone_without_a_reference_has_neither(build):
     assert "reweighting" not in builder._inputs(prune=True)
 
 
+def run_in(ensemble):
+    return {"dynamics_crystal": {"protocol": "demo", "parameters": {**RUN, "ensemble": ensemble}}}
+
+
+def reweighted(**settings):
+    return {"reweighting": {"protocol": "demo", "settings": {**OVERRIDES["reweighting"]["settings"], **settings}}}
+
+
 def test_what_cannot_be_compared_is_refused(build):
     beads = {**OVERRIDES, "dynamics_gas": {"protocol": "demo", "parameters": {"n_beads": 4}}}
     both = {**beads, "dynamics_crystal": beads["dynamics_gas"]}
     hot = {**OVERRIDES, "dynamics_gas": {"protocol": "demo", "parameters": {"temperature_K": 300.0}}}
     for arguments, message in (
         ({"overrides": beads}, "at one n_beads to be compared"),
-        ({"overrides": both}, "reweighting is for classical nuclei"),
+        ({"overrides": both}, "the run has 4 beads, but the weights are those of classical nuclei"),
         ({"overrides": hot, "temperature_K": None}, "at one temperature_K to be compared"),
         ({"overrides": {"dynamic_gas": {}}}, "unknown input 'dynamic_gas'"),
+        ({"overrides": run_in("nvt"), "reference": False}, "no enthalpy at pressure_bar: use 'npt-flexible'"),
+        (
+            {"overrides": {"reweighting": {**OVERRIDES["reweighting"], "labelling": {"level": "gfn1-xtb"}}}},
+            "in the overrides, 'gfn1-xtb': give it once",
+        ),
+        ({"overrides": reweighted(n_frames=100)}, "dynamics_crystal: 100 frames are wanted, but of 16 frames"),
+        ({"overrides": reweighted(n_frames=None, stride=2)}, "dynamics_crystal: a stride of 2 leaves 8 frames"),
+        ({"overrides": reweighted(rdf_pairs=[["C", "O"]], rdf_r_max=2.0)}, "dynamics_crystal: .*'C'"),
         ({"options": {"cp2k": {}}}, "unknown programs in the options"),
     ):
         with pytest.raises(MlFinetuneError, match=message):

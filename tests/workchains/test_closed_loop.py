@@ -17,7 +17,7 @@ from aiida_mlfinetune.report import collect, render
 from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from aiida_mlfinetune.workchains.closed_loop import ClosedLoopWorkChain
-from tests.fixtures.averages import OVERRIDES, STATE, TEACHER, TEACHER_KEY, finished, ice_and_molecule, moved
+from tests.fixtures.averages import OVERRIDES, RUN, STATE, TEACHER, TEACHER_KEY, finished, ice_and_molecule, moved
 from tests.fixtures.models import make_tiny_model
 from tests.fixtures.waters import two_waters
 
@@ -161,10 +161,20 @@ def test_a_loop_that_ends_too_early_says_what_it_would_take(aiida_profile):
 
 
 def test_what_cannot_be_is_refused(build):
+    without_stress = {**TRAINING, "parameters": {**TRAINING["parameters"], "stress_weight": 0.0}}
+    strict = {"dynamics_crystal": {"protocol": "demo", "parameters": {**RUN, "require_stress": True}}}
     for arguments, message in (
         ({"budget": {"rounds": 2}}, "unknown entries \\['rounds'\\] in the budget"),
         ({"target": {"density": 1.0}}, "unknown quantities"),
         ({"overrides": {"labels": {}}}, "unknown input 'labels'"),
+        (
+            {"budget": {"max_labels": 19}},
+            "19 labels does not reach for one round, which takes 8 .* and 12 for each of 1",
+        ),
+        (
+            {"overrides": {"training": without_stress, "averages": {"protocol": "demo", **OVERRIDES, **strict}}},
+            "training: the loss leaves out the stress",
+        ),
     ):
         with pytest.raises(MlFinetuneError, match=message):
             build(**arguments)

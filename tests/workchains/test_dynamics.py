@@ -22,6 +22,7 @@ from aiida_mlfinetune.workchains.dynamics import DynamicsWorkChain
 from tests.calculations.test_ipi import ice_cell
 from tests.fixtures.models import make_tiny_model
 
+NAMED = "optimal-sampling-5x5"
 SHORT = {"n_steps": 40, "stride": 4, "properties_stride": 2, "thermostat_tau_fs": 20.0, "barostat_tau_fs": 100.0}
 
 
@@ -44,7 +45,7 @@ def make_builder(ipi_code, tiny_model):
 
 
 def test_run_that_is_cut_short_goes_on_and_is_joined(make_builder, crystal, monkeypatch):
-    """The first two jobs end at steps 7 and 18, between the steps that are printed: the run is the one that is not cut."""
+    """The first two jobs end at steps 7 and 18, between steps that are printed: the run is as the one not cut."""
     whole, _ = run_get_node(make_builder(crystal))
     ends = {0: 7, 7: 18}
     new, further = ipi_input.simulation_xml, ipi_input.restart_xml
@@ -134,6 +135,35 @@ def test_published_numbers(ipi_code, crystal, tiny_model):
     assert {key: builder.parameters[key] for key in expected} == expected
     assert builder.parameters["n_steps"] * builder.parameters["timestep_fs"] == 50000.0
     assert set(DynamicsWorkChain.get_available_protocols()) == {"demo", "fast", "balanced", "kaur2025"}
+
+
+@pytest.mark.parametrize("phase", ["crystal", "gas"])
+def test_a_matrix_that_is_not_used_is_refused_but_that_of_a_protocol_is_left_out(make_builder, crystal, phase):
+    structure = crystal if phase == "crystal" else orm.StructureData(ase=molecule("H2O"))
+    without = {"thermostat": "langevin", "cell_thermostat": "langevin", "stride": 2}
+    assert make_builder(structure, "kaur2025", parameters=without).parameters["gle"] is None
+    kept = make_builder(structure, "kaur2025", parameters={"thermostat": "langevin"}).parameters["gle"]
+    assert (kept is not None) == (phase == "crystal")  # of which the cell takes it
+    with pytest.raises(StudyError, match=r"gle is given, but nothing uses it.*here ensemble .* thermostat 'langevin'"):
+        make_builder(structure, parameters={"gle": NAMED})
+    with pytest.raises(StudyError, match=r"cell_gle is given, but nothing uses it"):
+        make_builder(structure, "kaur2025", parameters={"cell_thermostat": "langevin", "cell_gle": NAMED})
+
+
+def test_a_pressure_without_a_barostat_is_warned_about(make_builder, crystal, monkeypatch):
+    said = []
+    monkeypatch.setattr(dynamics.AIIDA_LOGGER, "warning", said.append)
+    make_builder(crystal, ensemble="nvt")
+    make_builder(crystal, pressure_bar=5.0)
+    make_builder(orm.StructureData(ase=molecule("H2O")), pressure_bar=5.0)  # as chains do, for all their phases
+    assert not [text for text in said if "pressure_bar" in text]
+    make_builder(crystal, ensemble="nvt", pressure_bar=5.0)
+    make_builder(crystal, ensemble="nve", parameters={"pressure_bar": 0.0})
+    told = [text for text in said if "pressure_bar" in text]
+    assert [text.split(" has no")[0] for text in told] == [
+        "pressure_bar is 5, but ensemble 'nvt'",
+        "pressure_bar is 0, but ensemble 'nve'",
+    ]
 
 
 def test_bad_input_is_refused_when_the_builder_is_made(make_builder, crystal, python_code, tmp_path, make_model_data):

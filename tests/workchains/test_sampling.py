@@ -53,6 +53,18 @@ def test_narrow_cells_at_the_gamma_point_are_warned_about(cp2k_code, monkeypatch
     assert "take a supercell (2 x 2 x 2)" in warning
 
 
+def test_a_pressure_without_a_barostat_is_warned_about(cp2k_code, monkeypatch):
+    wide, said = crystal(two_waters().repeat(2)), []
+    monkeypatch.setattr(sampling.AIIDA_LOGGER, "warning", said.append)
+    build(cp2k_code, wide, ensemble="nvt")
+    build(cp2k_code, wide, pressure_bar=5.0)
+    build(cp2k_code, gas(), pressure_bar=5.0)
+    assert said == []
+    build(cp2k_code, wide, ensemble="nvt", pressure_bar=5.0)
+    build(cp2k_code, wide, {"md": {"pressure_bar": 5.0}}, ensemble="nvt")
+    assert [text.split(":")[0] for text in said] == ["pressure_bar is 5, but ensemble 'nvt' has no barostat"] * 2
+
+
 # runs of real CP2K
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,18 @@ from aiida.engine.utils import instantiate_process
 from aiida.tools.archive import create_archive
 
 from aiida_mlfinetune.common.errors import MlFinetuneError
+from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, render
+from aiida_mlfinetune.science.plans.study import label_cost
+from aiida_mlfinetune.workchains.protocols import load_yaml
 from aiida_mlfinetune.workchains.study import StudyWorkChain
+from aiida_mlfinetune.workchains.study_plan import study_plan
 from tests.fixtures.study import (
     BEADS,
     BINDING,
     CRYSTALS,
+    OVERRIDES,
+    RUN,
     made_up_model,
     make_study_builder,
     run_study,
@@ -36,6 +43,20 @@ open(sys.argv[3], "w", encoding="utf-8").write(render(collect(orm.load_node(uuid
 """
 LOST = "dynamics_all_naive_n10_s1_first"
 _DONE: dict[str, str] = {}
+SPLIT = OVERRIDES["learning_curve"]["split"]
+WITHOUT_STRESS = {"protocol": "demo", "parameters": {"stress_weight": 0.0}}
+
+
+def curve(**changes):
+    return {**OVERRIDES["learning_curve"], **changes}
+
+
+def run_with(**parameters):
+    return {"protocol": "demo", "parameters": {**RUN, **parameters}}
+
+
+def reweighted(**settings):
+    return {"protocol": "demo", "settings": {**OVERRIDES["reweighting"]["settings"], **settings}}
 
 
 @pytest.fixture
@@ -77,8 +98,9 @@ def test_a_study_gives_averages_reference_budget_and_order(study):
         assert curve.arrays()["reweighted"].shape == curve.arrays()["r_A"].shape == (20,)
     assert outputs.upgraded.first["density"].value > 0
     assert list(outputs.upgraded) == ["first"]
-    labelled = [node for node in study.called if node.process_label == "LabellingWorkChain"][-1].outputs.dataset
-    assert (labelled.n_frames, "gfn1-xtb/tblite" in labelled.levels) == (10, True)
+    labelled = child_of(study, "upgrade_labelling_frames").outputs.dataset
+    assert {"gfn1-xtb/tblite", "revpbe-d3-demo/cp2k"} <= set(labelled.levels)
+    assert origins(study, labelled) == {"first": 5, "gas": 3}
     # the gas that both crystals share is averaged once
     gases = {outputs.averages[crystal]["naive_n20_s1"]["enthalpy_gas"].uuid for crystal in CRYSTALS}
     assert len(gases) == 1
@@ -86,6 +108,71 @@ def test_a_study_gives_averages_reference_budget_and_order(study):
     assert ranking.details["order"] == ["first", "second"]
     gap = 96.485 * (BINDING["first"] - BINDING["second"])
     assert ranking.value == pytest.approx(gap, abs=4 * ranking.error)
+
+
+def child_of(study: orm.WorkChainNode, label: str) -> orm.ProcessNode:
+    return study.base.links.get_outgoing(link_label_filter=label).one().node
+
+
+def origins(study: orm.WorkChainNode, dataset: DatasetData) -> Counter[str]:
+    """Count the frames by what was sampled, each frame once."""
+    known = {
+        digest: phase
+        for phase in (*CRYSTALS, "gas")
+        for digest in child_of(study, f"sampling_{phase}").outputs.dataset.frames.content_hashes()
+    }
+    return Counter(known[digest] for digest in set(dataset.frames.content_hashes()))
+
+
+@pytest.mark.parametrize(
+    ("pool", "upgrade", "found"),
+    [
+        (True, {"n_frames": 6, "n_gas": 0}, {"first": 3, "second": 3}),
+        (False, {"n_frames": 4}, {"first": 2, "second": 2, "gas": 12}),
+        (False, {"crystals": ["second"], "n_frames": 50, "n_gas": 2}, {"second": 8, "gas": 2}),
+    ],
+)
+def test_an_upgrade_counts_frames_of_crystals_and_of_the_molecule_apart(codes, monkeypatch, pool, upgrade, found):
+    study = run_study(monkeypatch, make_study_builder(codes, {"pool": pool, "runs": {}, "upgrade": upgrade}))
+    assert study.is_finished_ok, study.exit_message
+    labelled = child_of(study, "upgrade_labelling_frames").outputs.dataset
+    assert origins(study, labelled) == found
+    assert labelled.n_frames == sum(found.values())
+    upgraded = study.outputs.upgraded
+    assert set(upgraded) == set(found) - {"gas"}
+    assert all(("sublimation_enthalpy" in own) == ("gas" in found) for own in upgraded.values())
+    told = "takes all 8 frames of crystals that there are, not 50"
+    fewer = any(told in log.message for log in orm.Log.collection.get_logs_for(study))
+    assert fewer == (upgrade["n_frames"] == 50)
+
+
+def test_an_upgrade_without_a_frame_of_its_crystals_leaves_the_rest_of_the_study(codes, monkeypatch):
+    monkeypatch.setattr(StudyWorkChain, "_sufficient_set", lambda chain, sets: chain.ctx.sampled["gas"])
+    study = run_study(monkeypatch, make_study_builder(codes, {"runs": {}}))
+    assert study.outputs.failed.get_dict() == {
+        "upgrade_labelling_frames": "the smallest sufficient set has no frame of ['first']"
+    }
+    assert "upgraded" not in study.outputs
+    assert "model" in study.outputs.ranking
+
+
+def test_the_plan_prices_labels_of_crystals_and_of_the_molecule_apart(codes):
+    def stages(**upgrade):
+        builder = make_study_builder(codes, {"upgrade": {"crystals": ["first"], **upgrade}})
+        return {stage.name: stage for stage in study_plan(builder).stages}
+
+    costs = load_yaml("study_costs.yaml")
+    crystal, gas = (
+        label_cost(costs, "gfn1-xtb/tblite", atoms, periodic=periodic) for atoms, periodic in ((6, True), (3, False))
+    )
+    stage = stages(n_frames=5, n_gas=3)["upgrade labels"]
+    assert (stage.labels, stage.core_seconds) == (8, pytest.approx(5 * crystal + 3 * gas + costs["job"]))
+    assert "5 frames of first, 3 frames of gas, at gfn1-xtb/tblite" in stage.what
+    whole = stages()["upgrade labels"]  # of 20 frames of 36, a third each
+    assert "7 frames of first, 7 frames of gas" in whole.what
+    alone = stages(n_frames=5, n_gas=0)
+    assert alone["upgrade labels"].labels == 5
+    assert (alone["upgrade runs"].processes, alone["upgrade runs"].what) == (1, "of first")
 
 
 def test_failed_runs_are_named_and_the_rest_is_kept(study):
@@ -133,14 +220,41 @@ def test_an_archive_alone_gives_the_same_page(study, tmp_path: Path):
         ({"runs": {"a": {"crystal": {}, "repeat": [1, 0, 1]}}}, "repeats the cells"),
         ({"runs": {"A b": {"crystal": {}}}}, "a run is called 'A b'"),
         ({"runs": {"classical": {"crystal": {}}}}, "a run is called 'classical', which the study calls"),
-        ({"distributions": {"pairs": [["O", "C"]], "r_max_A": 2.0}}, r"the crystals have no \['C'\]"),
+        ({"runs": {"a": {"crystal": BEADS, "gas": {}}}}, "run 'a': crystal and gas must be run at one n_beads"),
+        (
+            {"runs": {"a": {"crystal": {}, "gas": {"temperature_K": 50.0}}}},
+            "run 'a': crystal and gas must be run at one temperature_K",
+        ),
+        ({"runs": {"a": {"crystal": {"timestep_fs": 5.0}}}}, "run 'a', crystal: timestep_fs"),
+        ({"distributions": {"pairs": [["O", "C"]], "r_max_A": 2.0}}, "'distributions' of first: .*'C'"),
+        ({"distributions": {"pairs": [["O", "H"]], "r_max_A": 50.0}}, "'distributions' of first: .*50"),
+        ({"distributions": {"pairs": [["O", "H"]], "r_max_A": 2.0, "n_bins": -3}}, "'n_bins' of 'distributions' is -3"),
+        (
+            {"modes": ["multihead-replay"], "production": {"mode": "multihead_replay"}, "upgrade": None},
+            "mode 'multihead_replay' replays frames of the foundation's own data, which a study is not given",
+        ),
+        (
+            {"learning_curve": curve(split={**SPLIT, "train": [2000]})},
+            "the split wants 2004 frames.*are sampled for the",
+        ),
+        ({"sampling_gas": {"protocol": "demo", "selection": {"n_frames": 5000}}}, "sampling of gas: 5000 frames"),
+        ({"dynamics_crystal": run_with(ensemble="nvt")}, "no enthalpy at pressure_bar"),
+        (
+            {"dynamics_crystal": run_with(require_stress=True), "learning_curve": curve(training=WITHOUT_STRESS)},
+            "naive: the loss leaves out the stress, by which npt-flexible moves the cell: train on stress",
+        ),
+        ({"reweighting": reweighted(n_frames=5000)}, "reweighting of first: 5000 frames are wanted"),
+        ({"reweighting": reweighted(n_frames=None, stride=100)}, "reweighting of first: a stride of 100 leaves"),
         ({"distributions": {"pairs": [["O", "H"]]}}, "'r_max_A' of 'distributions'"),
         ({"dynamics_crystal": {"protocol": "demo", "parameters": BEADS}}, "put path integrals under `runs`"),
         ({"labelling": {"protocol": "demo", "level": "kaur2025-vasp"}}, "needs vasp, of which no code is given"),
         ({"labelling": {"protocol": "demo", "level": "b3lyp"}}, "unknown level 'b3lyp'"),
         ({"poll": True}, "unknown input 'poll'"),
         ({"upgrade": {"crystals": ["third"]}}, r"'upgrade' names crystals \['third'\]"),
-        ({"upgrade": {"n_frames": 2}}, "leaves none to train on"),
+        ({"upgrade": {"n_frames": 2, "n_gas": 0}}, "leaves none to train on"),
+        ({"upgrade": {"crystals": ["first"], "n_frames": 1}}, "'n_frames' of 'upgrade' is 1, but must be a number"),
+        ({"upgrade": {"n_gas": -1}}, "'n_gas' of 'upgrade' is -1, but must be a number of at least 0"),
+        ({"upgrade": {"n_gass": 1}}, r"unknown entries of 'upgrade': \['n_gass'\]"),
     ],
 )
 def test_what_cannot_be_is_refused_when_the_builder_is_made(codes, overrides, message):

@@ -105,11 +105,12 @@ def _further_rows(results: StudyResults, crystal: str) -> list[tuple[str, ...]]:
 
 def order_section(results: StudyResults) -> Section:
     """Return the order of the polymorphs with the significance of each ordering."""
-    tables, paragraphs = [], []
+    tables, paragraphs, ranked_by = [], [], set()
     for source in ("model", "reference"):
         node = results.at("ranking").get(source)
         if node is None:
             continue
+        ranked_by.add(node.details["ranked_by"])
         arrays, order = node.arrays(), node.details["order"]
         rows = []
         for place, crystal in enumerate(order):
@@ -128,10 +129,14 @@ def order_section(results: StudyResults) -> Section:
         paragraphs += [f"{source}: {named(sentence)}." for sentence in node.details["sentences"]]
     if not tables:
         return Section("Order of the polymorphs")
-    text = (
-        f"By enthalpy, without entropy. An ordering is called significant from {SIGNIFICANT:g} standard errors on. The "
-        "gas, being the same for all polymorphs of one model, drops out."
-    )
+    text = f"By enthalpy, without entropy. An ordering is called significant from {SIGNIFICANT:g} standard errors on. "
+    if ranked_by == {"enthalpy_crystal"}:
+        text += "The gas, being the same for all polymorphs of one model, drops out."
+    else:
+        text += (
+            "Every polymorph has a model of its own, so that each H is that of the crystal less that of the gas with "
+            "the same model, and the errors of the gas count."
+        )
     return Section("Order of the polymorphs", (text, *paragraphs), tuple(tables))
 
 
@@ -170,7 +175,7 @@ def levels_section(results: StudyResults) -> Section:
                 caption = f"{named(crystal)}: models trained on labels at two levels, and the experiment."
                 figures.append(Figure(to_svg(figure, f"level-{crystal}-{quantity}"), caption))
     header = ("crystal", "quantity", *levels, "measured")
-    text = "The smallest sufficient set, labelled again at the higher level, and a model trained on it."
+    text = "Frames of the smallest sufficient set, labelled again at the higher level, and a model trained on it."
     return Section("Upgrade", (text,), (Table(header, tuple(rows)),), tuple(figures))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -208,6 +208,16 @@ def frames_to_label(energies: FloatArray, settings: ReweightingSettings) -> IntA
             "needed: take a smaller stride, or run longer"
         )
     return np.asarray(indices)
+
+
+def planned_frames(n_frames: int, settings: ReweightingSettings) -> int:
+    """Return how many frames at most are labelled of a run that will print ``n_frames``: equilibration is found later.
+
+    Raises:
+        FramesError: as ``frames_to_label`` does, for the run as a whole.
+    """
+    first = settings.equilibration or 0.0
+    return len(frames_to_label(np.zeros(n_frames), replace(settings, equilibration=first)))
 
 
 def check_pairs(frames: Frames, settings: ReweightingSettings) -> None:

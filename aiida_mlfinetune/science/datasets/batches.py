@@ -14,7 +14,7 @@ def batch_indices(frames: Frames, frames_per_job: int, *, mixed: bool = False) -
     """Return the indices of the frames of each job, at most ``frames_per_job`` of them and about as many in each.
 
     Equal frames are computed once: only the first of them is in a batch. ``mixed`` allows several compositions in one
-    job.
+    job. The largest frames come first, so that jobs that are run side by side take about as long as each other.
 
     Raises:
         FramesError: less than one frame a job.
@@ -30,8 +30,9 @@ def batch_indices(frames: Frames, frames_per_job: int, *, mixed: bool = False) -
     for index in order_by_similarity(kept).tolist():
         key = b"" if mixed else kept.numbers[kept.slice(index)].tobytes() + kept.pbc[index].tobytes()
         groups.setdefault(key, []).append(unique[index])
+    largest_first = sorted(groups.values(), key=lambda group: -int(frames.n_atoms[group[0]]))
     return [
         np.asarray(part, dtype=np.int64)
-        for group in groups.values()
+        for group in largest_first
         for part in np.array_split(np.array(group), -(-len(group) // frames_per_job))
     ]

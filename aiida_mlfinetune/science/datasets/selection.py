@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -100,6 +100,18 @@ def select_indices(n_total: int, selection: Selection) -> IntArray:
         return np.asarray(np.sort(chosen) + first, dtype=np.int64)
     steps = np.arange(1, selection.n_frames + 1, dtype=np.int64)
     return np.asarray(first + steps * available // selection.n_frames - 1, dtype=np.int64)
+
+
+def share_evenly(number: int, available: Sequence[int]) -> list[int]:
+    """Return how many of ``number`` frames to take from each of several parts, as evenly as ``available`` allows.
+
+    What is left over goes to the larger parts; where fewer are there than wanted, all are taken.
+    """
+    shares, left = [0] * len(available), number
+    for place, part in enumerate(sorted(range(len(available)), key=lambda part: available[part])):
+        shares[part] = min(available[part], left // (len(available) - place))
+        left -= shares[part]
+    return shares
 
 
 def order_by_similarity(frames: Frames) -> IntArray:

@@ -11,7 +11,7 @@ from typing import Any
 from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.dynamics.gle import GleMatrix, load_matrix
-from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
+from aiida_mlfinetune.science.dynamics.md_settings import MdSettings, check_flags, is_number
 from aiida_mlfinetune.science.models.devices import DTYPES, device_problem
 
 DEVICES = ("cpu", "cuda")
@@ -42,6 +42,11 @@ class Thermostat(str, Enum):
         return self in (Thermostat.GLE, Thermostat.PIGLET)
 
 
+MATRIX_USERS = {
+    "gle": "it is the matrix of thermostat 'gle' or 'piglet', and of cell_thermostat 'gle' where there is no cell_gle",
+    "cell_gle": "it is the matrix of cell_thermostat 'gle' under a barostat",
+}
+"""What the matrices are for."""
 CELL_THERMOSTATS = (Thermostat.LANGEVIN, Thermostat.SVR, Thermostat.GLE)
 """A cell has no normal modes."""
 EXPLODED_TEMPERATURE_FACTOR = 20.0
@@ -114,14 +119,13 @@ class IpiSettings(MdSettings):
             object.__setattr__(self, "max_temperature_K", limit)
         for name in ("min_distance_A", "max_force_eV_A", "max_displacement_A", "max_temperature_K"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if not is_number(value) or not value > 0:
                 raise StudyError(f"{name} is {value!r}, but must be a positive number")
         limits = tuple(self.volume_factor_limits)
-        if len(limits) != 2 or not 0 <= limits[0] < 1 < limits[1]:
+        if len(limits) != 2 or not all(map(is_number, limits)) or not 0 <= limits[0] < 1 < limits[1]:
             raise StudyError(f"volume_factor_limits are {list(limits)}, but must be [below 1, above 1]")
         object.__setattr__(self, "volume_factor_limits", limits)
-        if not isinstance(self.require_stress, bool):
-            raise StudyError(f"require_stress is {self.require_stress!r}, but must be true or false")
+        check_flags(self, ("print_forces", "require_stress"))
         self._set_strides()
 
     def _set_beads(self) -> None:
@@ -158,8 +162,12 @@ class IpiSettings(MdSettings):
         self._check_matrices()
 
     def _check_matrices(self) -> None:
-        """Raise ``StudyError`` for a matrix that is missing, without use, or not the thermostat's."""
-        if self.ensemble is not Ensemble.NVE and self.thermostat.uses_matrix:
+        """Raise ``StudyError`` for a matrix that is missing, or not the thermostat's.
+
+        One without use is no error here, as that of a protocol has none in a run that changes the thermostat:
+        ``check_use`` refuses those that were asked for.
+        """
+        if self._atoms_use_matrix:
             matrix = self.matrix
             if matrix is None:
                 raise StudyError(
@@ -170,11 +178,38 @@ class IpiSettings(MdSettings):
                 matrix.check_normal_modes(self.n_beads, self.temperature_K)
             else:
                 matrix.check_one_for_all()
-        if self.ensemble.has_barostat and self.cell_thermostat is Thermostat.GLE:
+        if self._cell_uses_matrix:
             matrix = self.cell_matrix
             if matrix is None:
                 raise StudyError("cell_thermostat 'gle' needs a matrix: give cell_gle, or gle for atoms and cell")
             matrix.check_one_for_all()
+
+    @property
+    def _atoms_use_matrix(self) -> bool:
+        return self.ensemble is not Ensemble.NVE and self.thermostat.uses_matrix
+
+    @property
+    def _cell_uses_matrix(self) -> bool:
+        return self.ensemble.has_barostat and self.cell_thermostat is Thermostat.GLE
+
+    @property
+    def unused_matrices(self) -> tuple[str, ...]:
+        """Which of ``gle`` and ``cell_gle`` are there, but used by no thermostat of the run."""
+        used = {
+            "gle": self._atoms_use_matrix or (self._cell_uses_matrix and self.cell_gle is None),
+            "cell_gle": self._cell_uses_matrix,
+        }
+        return tuple(name for name, use in used.items() if getattr(self, name) is not None and not use)
+
+    def check_use(self, given: Mapping[str, Any]) -> None:
+        """Raise ``StudyError`` for a matrix among the ``given`` parameters that no thermostat of the run uses."""
+        for name in self.unused_matrices:
+            if given.get(name) is not None:
+                raise StudyError(
+                    f"{name} is given, but nothing uses it: {MATRIX_USERS[name]}, but here ensemble is "
+                    f"{self.ensemble.value!r}, thermostat {self.thermostat.value!r}, cell_thermostat "
+                    f"{self.cell_thermostat.value!r}; leave it out, or change those"
+                )
 
     @property
     def n_batches(self) -> int:

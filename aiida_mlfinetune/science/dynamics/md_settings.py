@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -50,10 +51,11 @@ class MdSettings:
             ) from None
         for name in ("temperature_K", "timestep_fs", "thermostat_tau_fs", "barostat_tau_fs"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value < float("inf"):
+            if not is_number(value) or not value > 0:
                 raise StudyError(f"{name} is {value!r}, but must be a positive number")
-        if not _is_number(self.pressure_bar):
-            raise StudyError(f"pressure_bar is {self.pressure_bar!r}, but must be a number")
+        if not is_number(self.pressure_bar):
+            raise StudyError(f"pressure_bar is {self.pressure_bar!r}, but must be a finite number")
+        check_flags(self, ("allow_large_timestep",))
         for name in ("n_steps", "stride"):
             value = getattr(self, name)
             if not _is_integer(value) or value < 1:
@@ -94,8 +96,17 @@ class MdSettings:
             )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, which true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_flags(settings: object, names: Sequence[str]) -> None:
+    """Raise ``StudyError`` for an attribute that is neither true nor false, such as the text "no"."""
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, bool):
+            raise StudyError(f"{name} is {value!r}, but must be true or false")
 
 
 def _is_integer(value: object) -> bool:

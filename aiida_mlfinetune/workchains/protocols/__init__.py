@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import StudyError
 
 
@@ -98,6 +99,20 @@ def with_state(
             told = getattr(value, "value", value)  # of an Ensemble
             raise StudyError(f"{name} is given twice, as {told} and, in the overrides, as {own}: give it once")
     return {**parameters, **asked}
+
+
+def unused_pressure(ensemble: Ensemble, *pressures: float | None) -> str | None:
+    """Say so if one of the pressures that were asked for on a crystal, in bar, is not None, but no barostat sets it.
+
+    No error, since a pressure is given once for all runs of a chain, and the protocols name one.
+    """
+    given = next((pressure for pressure in pressures if pressure is not None), None)
+    if given is None or ensemble.has_barostat:
+        return None
+    return (
+        f"pressure_bar is {given:g}, but ensemble {ensemble.value!r} has no barostat: the cell stays as it is, "
+        "whatever its pressure"
+    )
 
 
 def load_yaml(name: str) -> dict[str, Any]:

@@ -19,6 +19,14 @@ def test_one_composition_and_periodicity_a_job(plain_frames):
     assert len(batch_indices(plain_frames, 100, mixed=True)) == 1
 
 
+def test_the_largest_come_first():
+    """Jobs are submitted some at a time, and the next when all of those have ended."""
+    water, pair, peroxide = molecule("H2O"), molecule("H2O") + molecule("H2O"), molecule("H2O2")
+    images = [water, pair, peroxide]
+    batches = batch_indices(Frames.from_atoms(images), 100)
+    assert [batch.tolist() for batch in batches] == [[1], [2], [0]]
+
+
 def test_another_order_of_atoms_is_another_job():
     water = molecule("H2O")
     assert len(batch_indices(Frames.from_atoms([water, water[[1, 0, 2]]]), 10)) == 2

@@ -16,6 +16,7 @@ from aiida_mlfinetune.science.datasets.selection import (
     inverse_permutation,
     order_by_similarity,
     select_indices,
+    share_evenly,
 )
 from tests.fixtures.frames import make_frames
 
@@ -108,6 +109,21 @@ def path_length(frames: Frames, order) -> float:
         float(np.sqrt(((frames.positions[frames.slice(i)] - frames.positions[frames.slice(j)]) ** 2).mean()))
         for i, j in pairwise(order)
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "available", "shares"),
+    [
+        (75, [400], [75]),
+        (75, [400, 400], [37, 38]),
+        (10, [2, 9, 3], [2, 5, 3]),
+        (99, [2, 9, 0], [2, 9, 0]),
+        (0, [4], [0]),
+        (3, [], []),
+    ],
+)
+def test_frames_are_shared_evenly_as_far_as_they_are_there(number, available, shares):
+    assert share_evenly(number, available) == shares
 
 
 def test_frames_of_one_composition_stay_together():
