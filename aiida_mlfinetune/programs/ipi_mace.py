@@ -17,7 +17,8 @@ Where the time goes in MACE's own calculator, and what is done here:
 - Forces and virial come from the derivative of the energy by the edge vectors, in one backward pass (for the
   architectures where nothing else depends on positions; others go through MACE's own virials).
 - Messages are summed over the edges of an atom as products of small matrices, where the features of the senders are
-  scalars, instead of being written out for every edge, and so are the products of messages (``mace_fused``).
+  scalars, instead of being written out for every edge; products of messages come with their derivatives, and the
+  layers that depend on the element are one for each element, not for each atom (``mace_fused``).
 - TorchScript is not specialised to numbers of edges, which change at every step.
 - Freed memory is kept by the process instead of given back at each step (``keep_freed_memory``).
 

@@ -1,21 +1,28 @@
 """The two sums that MACE spends its time with, as products of matrices: messages, and products of messages.
 
 Stand-alone: needs torch and MACE only. For runs (``fuse``, by ``ipi_mace.py``) and for trainings
-(``fused_for_training``, by ``mace_train.py``).
+(``fused_for_training``, by ``mace_train.py``). The weights of a run do not change, and one derivative is all that it
+takes, so that more can be made beforehand there, and derivatives are written out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import mace  # noqa: F401 - first, as it makes torch read the tables of e3nn
 import torch
+from torch.autograd.function import once_differentiable
 
 EDGE_ARCHITECTURES = ("MACE", "ScaleShiftMACE")
 """Models whose energy depends on positions through the edge vectors alone."""
+
+BLOCK = 2**16
+"""Numbers of an array that stays in the cache of a core together with some others like it."""
 
 
 class FusedConvolution(torch.nn.Module):
@@ -104,6 +111,8 @@ class FusedConvolution(torch.nn.Module):
         padded = _padded(weights, rows, shape)
         if elements is None:
             senders = edges.new_zeros(n_atoms * longest).index_copy(0, rows, edges[0])
+            if mixing is not None and not self._last:
+                return FixedMessages.apply(features, sphere, padded, senders, mixing, [part for part, _ in self.slices])
             parts = self._by_senders(features.index_select(0, senders), sphere, padded, mixing)
         else:
             summed = torch.bmm(sphere, padded).view(n_atoms, n_elements, sphere.shape[1], -1)
@@ -139,6 +148,71 @@ class FusedConvolution(torch.nn.Module):
         return parts
 
 
+class FixedMessages(torch.autograd.Function):
+    """The sum of ``FusedConvolution`` by senders, for weights that do not change: its derivative is written out.
+
+    Some atoms at a time, so that what is made for their edges stays in the processor's cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Any, sphere: Any, hidden: Any, senders: Any, mixing: Any, parts: list[slice]
+    ) -> torch.Tensor:
+        """Return (atoms, outputs).
+
+        Args:
+            ctx: of the derivative.
+            features: (atoms, channels).
+            sphere: (atoms, harmonics, edges) of the edges of each atom.
+            hidden: (atoms, edges, hidden).
+            senders: (atoms x edges,).
+            mixing: (paths, hidden, channels).
+            parts: harmonics of each path.
+        """
+        n_atoms, n_channels = features.shape
+        n_edges = hidden.shape[1]
+        out = features.new_empty(n_atoms, sphere.shape[1] * n_channels)
+        blocks = list(_blocks(n_atoms, n_edges * n_channels))
+        kept = []
+        for block in blocks:
+            rows = slice(block.start * n_edges, block.stop * n_edges)
+            sent = features.index_select(0, senders[rows])
+            flat = hidden[block].reshape(len(sent), -1)
+            weights = [flat @ own for own in mixing]
+            for part, own in zip(parts, weights, strict=True):
+                terms = (own * sent).view(-1, n_edges, n_channels)
+                summed = torch.bmm(sphere[block, part], terms)
+                columns = slice(part.start * n_channels, part.stop * n_channels)
+                out[block, columns] = summed.transpose(1, 2).reshape(len(summed), -1)
+            kept.append((sent, weights))
+        ctx.kept, ctx.blocks, ctx.parts = kept, blocks, parts
+        ctx.save_for_backward(features, sphere, hidden, senders, mixing)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Any) -> tuple[Any, ...]:
+        """Return the derivatives by features, harmonics and hidden."""
+        features, sphere, hidden, senders, mixing = ctx.saved_tensors
+        n_channels, n_edges = features.shape[1], hidden.shape[1]
+        of_features, of_sphere = torch.zeros_like(features), torch.empty_like(sphere)
+        of_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+        for block, (sent, weights) in zip(ctx.blocks, ctx.kept, strict=True):
+            rows = slice(block.start * n_edges, block.stop * n_edges)
+            of_sent = torch.zeros_like(sent)
+            flat = of_hidden[block].view(len(sent), -1)
+            for part, own, mixed in zip(ctx.parts, weights, mixing, strict=True):
+                columns = slice(part.start * n_channels, part.stop * n_channels)
+                of_sum = slope[block, columns].reshape(-1, n_channels, part.stop - part.start)
+                terms = (own * sent).view(-1, n_edges, n_channels)
+                of_sphere[block, part] = torch.bmm(terms, of_sum).transpose(1, 2)
+                of_terms = torch.bmm(sphere[block, part].transpose(1, 2), of_sum.transpose(1, 2)).view_as(sent)
+                of_sent.addcmul_(of_terms, own)
+                flat.addmm_(of_terms.mul_(sent), mixed.T)
+            of_features.index_add_(0, senders[rows], of_sent)
+        return of_features, of_sphere, of_hidden, None, None, None
+
+
 class FusedContraction(torch.nn.Module):
     """Products of up to nu messages of an atom, summed with the weights of its element (MACE, eq. 10 and 11).
 
@@ -149,14 +223,11 @@ class FusedContraction(torch.nn.Module):
 
     Args:
         contraction: MACE's, of one irreducible representation.
-        trained: whether its weights change; else the coefficients of an element are made once.
     """
 
-    def __init__(self, contraction: Any, *, trained: bool = False) -> None:
+    def __init__(self, contraction: Any) -> None:
         super().__init__()
         self._of = (contraction,)  # in a tuple, as it belongs to the model
-        self.trained = trained
-        self.known: dict[int, list[torch.Tensor]] = {}
 
     @staticmethod
     def suits(contraction: Any) -> bool:
@@ -170,9 +241,7 @@ class FusedContraction(torch.nn.Module):
             x: (atoms, channels, components).
             y: (atoms, elements), one of each row is 1.
         """
-        elements = y.argmax(dim=1)
-        order = torch.argsort(elements, stable=True)
-        counts = torch.bincount(elements, minlength=y.shape[1]).tolist()
+        order, counts = _by_element(y)
         parts = [
             self._of_element(element, own)
             for element, own in enumerate(x.index_select(0, order).split(counts))
@@ -184,27 +253,170 @@ class FusedContraction(torch.nn.Module):
         x = x.permute(1, 2, 0).contiguous()  # channels, components, atoms
         n_channels, n_components, n_atoms = x.shape
         highest, *lower = self._coefficients(element)
-        value = torch.bmm(highest, x)
+        value = torch.bmm(highest.view(n_channels, -1, n_components), x)
         for coefficients in lower:
             value = (value + coefficients[:, :, None]).view(n_channels, -1, n_components, n_atoms)
             value = (value * x[:, None]).sum(dim=2)
         return value.permute(2, 0, 1).reshape(n_atoms, -1)
 
     def _coefficients(self, element: int) -> list[torch.Tensor]:
-        """Return (channels, rest, components) of the highest degree, and (channels, all) of each that is lower."""
-        if not self.trained and element in self.known:
-            return self.known[element]
+        """Return (channels, all), the highest degree first."""
         (contraction,) = self._of
-        degrees = range(contraction.correlation, 0, -1)
-        weights = [contraction.weights_max, *contraction.weights]
-        n_channels, found = contraction.num_features, []
-        for degree, weight in zip(degrees, weights, strict=True):
+        weights, found = [contraction.weights_max, *contraction.weights], []
+        for degree, weight in zip(range(contraction.correlation, 0, -1), weights, strict=True):
             table = contraction.U_tensors(degree)
-            found.append(torch.tensordot(weight[element], table, dims=([0], [table.dim() - 1])).view(n_channels, -1))
-        found[0] = found[0].view(n_channels, -1, contraction.U_tensors(contraction.correlation).shape[-2])
-        if not self.trained:
-            self.known[element] = found = [one.detach() for one in found]
+            whole = torch.tensordot(weight[element], table, dims=([0], [table.dim() - 1]))
+            found.append(whole.view(contraction.num_features, -1))
         return found
+
+
+class FixedContraction(FusedContraction):
+    """The same for weights that do not change.
+
+    With 1 as one more component of x all terms of the polynomial P have the degree nu, so that by Euler's theorem
+    nu P = sum_a x_a dP/dx_a. The derivatives are sums over the products of nu - 1 components, which are fewer than
+    all their orders, and come as one product of matrices with the value, whose own derivative they are.
+    """
+
+    def __init__(self, contraction: Any) -> None:
+        super().__init__(contraction)
+        self.known: dict[int, torch.Tensor] = {}
+        self._factors: list[torch.Tensor] | None = None
+
+    def _of_element(self, element: int, x: Any) -> Any:
+        (contraction,) = self._of
+        if element not in self.known:
+            self.known[element] = self._slopes(element, x.shape[2], contraction.correlation)
+        if self._factors is None:
+            products = _products(x.shape[2] + 1, contraction.correlation - 1)
+            self._factors = [torch.tensor(factor, device=x.device) for factor in zip(*products, strict=True)]
+        return Polynomial.apply(x, self.known[element], self._factors).reshape(len(x), -1)
+
+    def _slopes(self, element: int, n_components: int, degree: int) -> torch.Tensor:
+        """Return (channels, outputs x (components + 1), products of degree - 1) coefficients of the derivatives."""
+        one = n_components  # number of the component that is 1
+        products, terms = _products(one + 1, degree - 1), _products(one + 1, degree)
+        place = {term: number for number, term in enumerate(terms)}
+        coefficients = self._coefficients(element)
+        n_channels, n_outputs = len(coefficients[0]), coefficients[-1].shape[1] // n_components
+        whole = coefficients[0].new_zeros(n_channels, n_outputs, len(terms))
+        for missing, own in enumerate(coefficients):
+            orders = itertools.product(range(n_components), repeat=degree - missing)
+            number = torch.tensor([place[tuple(sorted((*order, *[one] * missing)))] for order in orders])
+            whole.index_add_(2, number.to(own.device), own.detach().view(n_channels, n_outputs, -1))
+        ways = [[(*product, a) for product in products] for a in range(one + 1)]
+        number = torch.tensor([[place[tuple(sorted(way))] for way in of] for of in ways], device=whole.device)
+        count = torch.tensor([[way.count(way[-1]) for way in of] for of in ways], device=whole.device)
+        return (whole[:, :, number] * count).view(n_channels, -1, len(products))
+
+
+class Polynomial(torch.autograd.Function):
+    """A polynomial whose terms have one degree, from its derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, slopes: Any, factors: list[torch.Tensor]) -> torch.Tensor:
+        """Return (atoms, channels, outputs).
+
+        Args:
+            ctx: of the derivative.
+            x: (atoms, channels, components).
+            slopes: (channels, outputs x (components + 1), products), of the derivatives.
+            factors: for every factor of the products, the number of its component; the last component is 1.
+        """
+        n_atoms, n_channels, n_components = x.shape
+        values = x.new_ones(n_channels, n_components + 1, n_atoms)
+        values[:, :-1] = x.permute(1, 2, 0)
+        product = values.new_ones(n_channels, 1, n_atoms)
+        for factor in factors:
+            product = product * values.index_select(1, factor)
+        found = torch.bmm(slopes, product).view(n_channels, -1, n_components + 1, n_atoms)
+        ctx.save_for_backward(found)
+        return (found * values[:, None]).sum(dim=2).div_(len(factors) + 1).permute(2, 0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Any) -> tuple[Any, ...]:
+        """Return the derivative by x."""
+        (found,) = ctx.saved_tensors
+        return (slope.permute(1, 2, 0)[:, :, None] * found[:, :, :-1]).sum(dim=1).permute(2, 0, 1), None, None
+
+
+class LinearByElement(torch.nn.Module):
+    """e3nn's product of features and the element of each atom, which is a linear layer for each element.
+
+    From the elements, rows with one 1, e3nn makes a matrix of weights for every atom; here the atoms of an element are
+    multiplied by its matrix together.
+
+    Args:
+        product: e3nn's, whose weights stay what they are.
+    """
+
+    def __init__(self, product: Any) -> None:
+        super().__init__()
+        ones = [torch.ones(1, irreps.dim, dtype=torch.float64) for irreps in (product.irreps_in1, product.irreps_in2)]
+        same = copy.deepcopy(product).to("cpu", torch.float64)
+        n_elements, first = product.irreps_in2.dim, 0
+        self.parts: list[tuple[slice, int, int]] = []
+        self.weights: list[torch.Tensor] = []
+        for path in product.instructions:
+            length = product.irreps_in1[path.i_in1].mul * n_elements * product.irreps_out[path.i_out].mul
+            of_path = product.weight.detach()[first : first + length].view(path.path_shape).transpose(0, 1)
+            first += length
+            out = product.irreps_out.slices()[path.i_out]
+            found = same(*ones, torch.ones(product.weight_numel, dtype=torch.float64))[0, out.start]
+            inputs = product.irreps_in1[path.i_in1]
+            self.parts.append((product.irreps_in1.slices()[path.i_in1], inputs.mul, inputs.ir.dim))
+            self.weights.append(of_path * float(found / (inputs.mul * n_elements)))
+
+    @staticmethod
+    def suits(product: Any) -> bool:
+        """Return whether a product is of features and scalars, with one path for each block of the output, in order."""
+        paths = getattr(product, "instructions", ())
+        outputs = getattr(product, "irreps_out", ())
+        return (
+            type(product).__name__ == "FullyConnectedTensorProduct"
+            and product.internal_weights
+            and len(product.irreps_in2) == 1
+            and product.irreps_in2[0].ir.is_scalar()
+            and [path.i_out for path in paths] == list(range(len(outputs)))
+            and all(path.connection_mode == "uvw" and path.has_weight for path in paths)
+        )
+
+    def forward(self, x: Any, y: Any) -> Any:
+        """Return (atoms, outputs).
+
+        Args:
+            x: (atoms, inputs).
+            y: (atoms, elements), one of each row is 1.
+        """
+        order, counts = _by_element(y)
+        ordered = x.index_select(0, order)
+        blocks = []
+        for (part, mul, width), weights in zip(self.parts, self.weights, strict=True):
+            block = ordered[:, part].view(-1, mul, width).transpose(1, 2).reshape(-1, mul)
+            of_elements = block.split([count * width for count in counts])
+            parts = [own @ matrix for own, matrix in zip(of_elements, weights, strict=True) if len(own)]
+            blocks.append(torch.cat(parts).view(len(x), width, -1).transpose(1, 2).reshape(len(x), -1))
+        return torch.cat(blocks, dim=1).index_select(0, torch.argsort(order))
+
+
+@functools.cache
+def _products(n_components: int, degree: int) -> tuple[tuple[int, ...], ...]:
+    """Return the components of each product of some, in ascending order."""
+    return tuple(itertools.combinations_with_replacement(range(n_components), degree))
+
+
+def _by_element(y: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Return the order of atoms in which those of an element follow each other, and how many of each there are."""
+    elements = y.argmax(dim=1)
+    return torch.argsort(elements, stable=True), torch.bincount(elements, minlength=y.shape[1]).tolist()
+
+
+def _blocks(n_atoms: int, numbers: int) -> Iterator[slice]:
+    """Return some atoms after others, with as many ``numbers`` each as half a megabyte of them allows."""
+    length = max(1, BLOCK // max(1, numbers))
+    for first in range(0, n_atoms, length):
+        yield slice(first, min(first + length, n_atoms))
 
 
 def _rows(groups: torch.Tensor, n_groups: int) -> tuple[torch.Tensor, int]:
@@ -223,7 +435,10 @@ def _padded(values: torch.Tensor, rows: torch.Tensor, shape: tuple[int, int, int
 
 
 def fuse(model: Any) -> dict[str, int]:
-    """Put fused sums in the place of all of a model's that they suit, for good; return how many there are of each."""
+    """Put fused sums, and layers by element, in the place of all of a model's that they suit, for good.
+
+    Return how many sums there are of each.
+    """
     convolutions, contractions = _suited(model)
     for interaction in convolutions:
         hidden, last = _taken_apart(interaction.conv_tp_weights)
@@ -232,7 +447,10 @@ def fuse(model: Any) -> dict[str, int]:
         interaction.conv_tp = FusedConvolution(interaction.conv_tp, last)
         interaction.conv_fusion = True
     for siblings, number in contractions:
-        siblings[number] = FusedContraction(siblings[number])
+        siblings[number] = FixedContraction(siblings[number])
+    for interaction in getattr(model, "interactions", ()):
+        if LinearByElement.suits(getattr(interaction, "skip_tp", None)):
+            interaction.skip_tp = LinearByElement(interaction.skip_tp)
     return {"convolutions": len(convolutions), "contractions": len(contractions)}
 
 
@@ -267,7 +485,7 @@ def fused_for_training(model: Any) -> Iterator[dict[str, int]]:
             interaction.conv_tp_weights.forward = hidden.forward
             replaced.append((interaction.conv_tp_weights, "forward"))
     for siblings, number in contractions:
-        siblings[number].forward = FusedContraction(siblings[number], trained=True).forward
+        siblings[number].forward = FusedContraction(siblings[number]).forward
         replaced.append((siblings[number], "forward"))
     hook = model.register_forward_pre_hook(_tell_elements_of_batch)
     try:

@@ -92,20 +92,63 @@ def test_fused_convolutions_sum_the_same_messages(tiny_model_file, hidden):
 
 @pytest.mark.parametrize("correlation", [1, 2, 3])
 @pytest.mark.parametrize("out", ["0e", "1o", "2e"])
-@pytest.mark.parametrize("trained", [True, False])
-def test_fused_contractions_are_the_same_polynomials(correlation, out, trained):
+@pytest.mark.parametrize("fixed", [False, True])
+def test_fused_contractions_are_the_same_polynomials(correlation, out, fixed):
     """Of scalars, vectors and tensors, of each degree, for atoms in any order and elements that are absent."""
     irreps = o3.Irreps("3x0e + 3x1o + 3x2e")
     whole = SymmetricContraction(irreps, o3.Irreps(f"3x{out}"), correlation, num_elements=4, shared_weights=True)
     (contraction,) = whole.contractions
-    fused = mace_fused.FusedContraction(contraction, trained=trained)
+    fused = (mace_fused.FixedContraction if fixed else mace_fused.FusedContraction)(contraction)
     x = torch.randn(7, 3, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
     y = torch.eye(4)[[2, 0, 0, 3, 2, 0, 3]]
     for _ in range(2):  # the second time from what is known
         expected, found = contraction(x, y), fused(x, y)
         torch.testing.assert_close(found, expected)
-        slopes = [torch.autograd.grad((one**2).sum(), x, create_graph=trained)[0] for one in (expected, found)]
+        slopes = [torch.autograd.grad((one**2).sum(), x)[0] for one in (expected, found)]
         torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("block", [1, 10, 2**16], ids=["atom by atom", "blocks", "whole"])
+def test_slopes_of_fixed_messages_are_those_of_the_sum(block, monkeypatch):
+    """For all that they depend on, and however many atoms are taken at a time."""
+    monkeypatch.setattr(mace_fused, "BLOCK", block)
+    model = load(ICE_XTB)
+    convolution = model.interactions[1].conv_tp
+    last = list(model.interactions[1].conv_tp_weights)[-1]
+    rng = torch.Generator().manual_seed(0)
+    edges = torch.randint(0, 9, (2, 60), generator=rng)
+    widths = (convolution.irreps_in1.dim, convolution.irreps_in2.dim, last.h_in)
+    values = [
+        torch.randn(length, width, generator=rng, requires_grad=True)
+        for length, width in zip((10, 60, 60), widths, strict=True)
+    ]
+    results = []
+    for trained in (True, False):
+        summed = mace_fused.FusedConvolution(convolution, last, trained=trained)(*values, edges)
+        results.append((summed, *torch.autograd.grad((summed**2).sum(), values)))
+    for expected, found in zip(*results, strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("irreps", ["3x0e", "3x0e + 4x1o + 2x2e"])
+def test_layers_by_element_are_the_same(irreps):
+    """With the weights of each element, in any order of the atoms."""
+    product = o3.FullyConnectedTensorProduct(irreps, "4x0e", "5x" + irreps.replace("3x", "", 1))
+    assert mace_fused.LinearByElement.suits(product)
+    x = torch.randn(7, product.irreps_in1.dim, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    y = torch.eye(4)[[2, 0, 0, 3, 2, 0, 3]]
+    results = []
+    for one in (product, mace_fused.LinearByElement(product)):
+        out = one(x, y)
+        results.append((out, *torch.autograd.grad((out**2).sum(), x)))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("elements", ["4x1o", "2x0e + 2x0e"])
+def test_layers_of_other_products_are_left_alone(elements):
+    assert not mace_fused.LinearByElement.suits(o3.FullyConnectedTensorProduct("3x0e + 3x1o", elements, "3x0e + 3x1o"))
 
 
 def test_elements_that_would_cost_more_than_channels_are_not_told_apart(tiny_model_file):
