@@ -1,7 +1,11 @@
-"""What of a CP2K level depends on the cells: the radius of truncated exact exchange, and the mesh of k-points.
+"""What of a CP2K level depends on the cells: the radius of truncated exact exchange, the k-points, and the grid.
 
-Both define the energy, so all frames of a dataset have to share them: they are settled once, for the whole dataset,
-when a builder is made, and are part of the level from then on.
+All three define the energy, so all frames of a dataset have to share them: they are settled once, for the whole
+dataset, when a builder is made, and are part of the level from then on.
+
+Left to itself, CP2K chooses the number of points of its grid for each cell anew, and the energy jumps where that
+changes: of eight molecules of ice at 280 Ry by 350 meV, with the edge 0.5 % longer. No model can learn that, and no
+density comes out right. Frames of a crystal therefore share the grid of a reference cell (CP2K's ``CELL_REF``).
 """
 
 from __future__ import annotations
@@ -15,9 +19,14 @@ from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.crystals.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
+from aiida_mlfinetune.science.crystals.strains import strains, with_references
 
 EXCHANGE_KEYS = ("radius_A", "largest_A")
 KPOINTS_KEYS = ("mesh", "spacing_per_A")
+GRIDLESS = ("XTB", "DFTB")
+"""Methods whose energy does not depend on a grid."""
+DOUBTFUL_STRAIN = 0.1
+"""Beyond it, the effective cutoff is more than a fifth off."""
 SHORTEST_RADIUS_A = 1.5
 NARROW_A = 6.0
 """Ice at revPBE-D3 and the Gamma point, against 3 x 2 x 2 k-points: forces are off by 80 meV/A (RMS) in cells of 4.5
@@ -25,12 +34,13 @@ angstrom, and 2 x 1 x 1 k-points in the same cells, 9 angstrom in effect, are of
 
 
 def check_cell_settings(spec: Mapping[str, Any]) -> None:
-    """Check the entries ``exchange`` and ``kpoints`` of a level.
+    """Check the entries ``exchange``, ``kpoints`` and ``grid_cells`` of a level.
 
     Raises:
-        StudyError: unknown entries, values that cannot be, or k-points for a method that has none in CP2K.
+        StudyError: unknown entries, values that cannot be, or k-points or a grid for a method that has none in CP2K.
     """
     where = f"of level {spec['key']!r}"
+    _check_grid_cells(spec, where)
     for name, known in (("exchange", EXCHANGE_KEYS), ("kpoints", KPOINTS_KEYS)):
         if unknown := sorted(set(spec.get(name) or {}) - set(known)):
             raise StudyError(f"unknown entries {unknown} in `{name}` {where}: known are {list(known)}")
@@ -56,10 +66,11 @@ def check_cell_settings(spec: Mapping[str, Any]) -> None:
 
 
 def settle_level(spec: Mapping[str, Any], cells: ArrayLike | None = None) -> dict[str, Any]:
-    """Return the level with the radius and the mesh that hold for all ``cells``, written into its CP2K sections.
+    """Return the level with the radius, the mesh and the grids that hold for all ``cells``, written into its sections.
 
     The radius is just under half the smallest width of any cell, at most ``exchange.largest_A``; the mesh is the one
-    that the smallest cell needs. What the level gives explicitly stays as it is.
+    that the smallest cell needs; the grids are those of the first cell of every crystal. What the level gives
+    explicitly stays as it is, and cells of crystals that are new to it are appended to ``grid_cells``.
 
     Args:
         spec: the level, as from ``load_level``.
@@ -87,7 +98,39 @@ def settle_level(spec: Mapping[str, Any], cells: ArrayLike | None = None) -> dic
         settled["kpoints"] = kpoints = {"mesh": list(kpoints_mesh(cells, kpoints["spacing_per_A"]))}
     if "mesh" in kpoints:
         _use_mesh(settled["parameters"]["DFT"], kpoints["mesh"])
+    if cells is not None:
+        settled = with_grid_cells(settled, cells)
     return settled
+
+
+def with_grid_cells(spec: Mapping[str, Any], cells: ArrayLike) -> dict[str, Any]:
+    """Return the level with a reference cell for each crystal of ``cells`` (n, 3, 3), if it has a grid."""
+    if not np.size(cells) or not has_grid(spec):
+        return dict(spec)
+    return {**spec, "grid_cells": with_references(spec.get("grid_cells") or [], cells)}
+
+
+def as_labelled(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the level with radius, mesh and grids of labels that were made at it, so that more can be joined to them.
+
+    Args:
+        spec: the level; reference cells of crystals that are new to the labels stay.
+        settings: of the labels' level, as ``level_metadata`` made them.
+    """
+    own = {name: settings[name] for name in ("exchange", "kpoints", "grid_cells") if settings.get(name)}
+    return with_grid_cells(settle_level({**spec, **own}), spec.get("grid_cells") or [])
+
+
+def has_grid(spec: Mapping[str, Any]) -> bool:
+    """Return whether the energy of a level depends on a grid."""
+    return str(spec["parameters"].get("DFT", {}).get("QS", {}).get("METHOD", "GPW")).upper() not in GRIDLESS
+
+
+def grid_numbers(spec: Mapping[str, Any], cells: ArrayLike) -> np.ndarray:
+    """Return (n,) which reference cell of a settled level gives each of the cells (n, 3, 3) its grid: the nearest."""
+    references = spec.get("grid_cells") or []
+    cells = np.asarray(cells, dtype=float).reshape(-1, 3, 3)
+    return np.array([strains(references, cell).argmin() if references else 0 for cell in cells], dtype=int)
 
 
 def cells_problem(spec: Mapping[str, Any], cells: ArrayLike, indices: ArrayLike | None = None) -> str | None:
@@ -104,6 +147,8 @@ def cells_problem(spec: Mapping[str, Any], cells: ArrayLike, indices: ArrayLike 
             f"the k-points of level {spec['key']!r} are open: set `kpoints.mesh`, or get it from "
             "`settle_level(level, cells)`"
         )
+    if problem := _grid_problem(spec, np.asarray(cells, dtype=float).reshape(-1, 3, 3)):
+        return problem
     radii = [float(section.get("CUTOFF_RADIUS", 0.0)) for section in _truncated(spec["parameters"])]
     widths = perpendicular_widths(cells).min(axis=1)
     if radii and widths.min() < 2 * max(radii):
@@ -137,6 +182,44 @@ def narrow_cells_warning(spec: Mapping[str, Any], cells: ArrayLike) -> str | Non
     return (
         f"level {spec['key']!r} is computed {where}, and the narrowest cell is {widths.min():.2f} angstrom wide: "
         f"in one of 4.5 angstrom, forces of ice are off by 80 meV/A; {remedy}"
+    )
+
+
+def distant_cells_warning(spec: Mapping[str, Any], cells: ArrayLike) -> str | None:
+    """Return why the grid of a settled level is doubtful for some of the periodic cells (n, 3, 3), or None."""
+    references = spec.get("grid_cells") or []
+    if not references or not np.size(cells):
+        return None
+    largest = max(strains(references, cell).min() for cell in np.asarray(cells, dtype=float).reshape(-1, 3, 3))
+    if largest <= DOUBTFUL_STRAIN:
+        return None
+    return (
+        f"a cell is stretched by {100 * largest:.0f} % against the reference cell of its grid, in level "
+        f"{spec['key']!r}: the effective cutoff changes by twice that"
+    )
+
+
+def _check_grid_cells(spec: Mapping[str, Any], where: str) -> None:
+    references = spec.get("grid_cells") or []
+    if not references:
+        return
+    if not has_grid(spec):
+        raise StudyError(f"`grid_cells` {where}: its method has no grid; leave them out")
+    try:
+        shape, volumes = np.shape(references), np.abs(np.linalg.det(np.array(references, dtype=float)))
+    except (ValueError, np.linalg.LinAlgError):
+        shape, volumes = (), np.zeros(1)
+    if len(shape) != 3 or shape[1:] != (3, 3) or volumes.min() < 1e-3:
+        raise StudyError(f"`grid_cells` {where} must be a list of cells, three vectors in angstrom each, with a volume")
+
+
+def _grid_problem(spec: Mapping[str, Any], cells: np.ndarray) -> str | None:
+    """Return why frames with these cells (n, 3, 3) cannot be labelled with the grids of a level, or None."""
+    if not has_grid(spec) or spec.get("grid_cells") or np.allclose(cells, cells[0], rtol=0.0, atol=1e-6):
+        return None
+    return (
+        f"the cells differ, and the grid of level {spec['key']!r} is open, so that energies would jump from one cell "
+        "to another: set `grid_cells` (reference cells, angstrom), or get them from `settle_level(level, cells)`"
     )
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, narrow_cells_warning, settle_level
+from aiida_mlfinetune.calculations.cp2k_cells import (
+    cells_problem,
+    distant_cells_warning,
+    narrow_cells_warning,
+    settle_level,
+)
 from aiida_mlfinetune.science.datasets.frames import Frames
 
 NAMES_FILENAME = "cp2k_names.json"
@@ -36,7 +41,7 @@ def level_problem(spec: Mapping[str, Any], frames: Frames) -> str | None:
 
 
 def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
-    """Return the level with the exact-exchange radius and the k-points that hold for all of ``frames``.
+    """Return the level with the exact-exchange radius, the k-points and the grids that hold for all of ``frames``.
 
     Raises:
         StudyError: cells that are too small for exact exchange.
@@ -45,8 +50,10 @@ def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
 
 
 def level_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
-    """Return why labels of ``frames`` at a settled level would be doubtful, or None: narrow cells at few k-points."""
-    return narrow_cells_warning(spec, frames.cells[frames.pbc.all(axis=1)])
+    """Return why labels of ``frames`` at a settled level would be doubtful, or None: too few k-points, another grid."""
+    cells = frames.cells[frames.pbc.all(axis=1)]
+    warnings = (narrow_cells_warning(spec, cells), distant_cells_warning(spec, cells))
+    return "; ".join(warning for warning in warnings if warning) or None
 
 
 def kinds_problem(spec: Mapping[str, Any], elements: Iterable[str]) -> str | None:

@@ -30,9 +30,10 @@ SPEC_KEYS = (
     "gas",
     "exchange",
     "kpoints",
+    "grid_cells",
     "stress",
 )
-DEFINING_KEYS = ("parameters", "kind", "kinds", "gas", "exchange", "kpoints")
+DEFINING_KEYS = ("parameters", "kind", "kinds", "gas", "exchange", "kpoints", "grid_cells")
 GAS_KEYS = ("padding_A", "parameters")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from aiida import orm
 from aiida.common.datastructures import CalcInfo
 from aiida.common.folders import Folder
@@ -13,6 +14,7 @@ from aiida_cp2k.calculations import Cp2kCalculation
 from aiida_cp2k.utils import Cp2kInput
 
 from aiida_mlfinetune.calculations import cp2k_reftraj as reftraj
+from aiida_mlfinetune.calculations.cp2k_cells import grid_numbers
 from aiida_mlfinetune.calculations.cp2k_checks import level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_ladder import check_cp2k_rung
@@ -47,6 +49,11 @@ def cp2k_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
         dataset = inputs["dataset"]
         if problem := new_level_problem(spec, dataset) or level_problem(spec, dataset.frames):
             return problem
+        if dataset.frames.pbc.all() and np.ptp(grid_numbers(spec, dataset.frames.cells)):
+            return (
+                "the frames are of crystals with different reference cells, and one CP2K job has one grid: use the "
+                "labelling work chain, which sorts frames into jobs"
+            )
     return ranks_problem(spec, _mpi_processes(inputs)) if "code" in inputs else None
 
 

@@ -89,6 +89,7 @@ class AveragesBuilderMixin(ProtocolMixin):
                 settings,
                 by_program.get("reference"),
                 model=reference_model,
+                crystals=[crystal],
             )
             builder.reweighting = inputs_of(made)
         if problem := validate_inputs(inputs_of(builder)):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiida import orm
 from aiida.engine import ProcessBuilder
 
+from aiida_mlfinetune.calculations.cp2k_cells import has_grid
+from aiida_mlfinetune.calculations.cp2k_input import level_metadata
 from aiida_mlfinetune.common.enums import TrainingMode
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.conclusions.closed_loop import Budget
 from aiida_mlfinetune.science.conclusions.targets import PropertyTarget
+from aiida_mlfinetune.science.datasets.levels import GRID_CELLS, Level
 from aiida_mlfinetune.workchains.averages import AveragesWorkChain
+from aiida_mlfinetune.workchains.labelling.engines import engine_of
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, inputs_of
 from aiida_mlfinetune.workchains.run_checks import parameters_of, stress_problem, warn_of_stress
 from aiida_mlfinetune.workchains.training import TrainingWorkChain
@@ -91,6 +96,11 @@ class ClosedLoopBuilderMixin(ProtocolMixin):
             reference_level=reference_level,
             reference_model=reference_model,
         )
+        level = averages.reweighting["labelling"]["level"].get_dict()
+        engine, known = engine_of(level), dataset.levels.get(level["key"])
+        if known is not None and engine.as_labelled is not None:
+            level = engine.as_labelled(level, known["level"]["settings"])
+        averages.reweighting["labelling"]["level"] = orm.Dict(level)
         builder.averages = inputs_of(averages)
         builder.labelling = inputs_of(averages)["reweighting"]["labelling"]
         settings = dict(inputs["training"])
@@ -132,12 +142,33 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
         return "a model of a difference is no potential by itself: choose another mode than 'delta'"
     if "split" not in inputs.get("training", {}):
         return "the frames have to be split in every round: give `training.split`, in fractions"
+    if level is not None and "dataset" in inputs and (problem := _labels_problem(inputs["dataset"], level.get_dict())):
+        return problem
     run = parameters_of(inputs["averages"], "crystal")
     if parameters is not None and run is not None:
         problem = stress_problem({"training": parameters.get_dict()}, run)
         if problem is not None:
             return problem
     return _budget_problem(inputs)
+
+
+def _labels_problem(dataset: DatasetData, level: Mapping[str, Any]) -> str | None:
+    """Return why labels of the loop could not be joined to those that the frames have, or None."""
+    known = dataset.levels.get(level["key"])
+    if known is None or engine_of(level).name != "cp2k":
+        return None
+    own, new = Level.from_dict(known["level"]), level_metadata(level)
+    if own.joined(replace(new, code_version=own.code_version)) is None:
+        return (
+            f"the frames have labels at {level['key']!r} with other settings, or with other reference cells of the "
+            "grid: leave the level as it was, or drop these labels"
+        )
+    if has_grid(level) and GRID_CELLS not in own.settings and dataset.frames.pbc.all(axis=1).any():
+        return (
+            f"the labels at {level['key']!r} were made with a grid for every cell, so that energies jump between "
+            "cells: drop them, and have the frames labelled anew"
+        )
+    return None
 
 
 def _budget_problem(inputs: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiida import orm
@@ -147,6 +147,7 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
         sampled_level: str | None = None,
         reference_level: str | None = None,
         model: MaceModelData | None = None,
+        crystals: Iterable[orm.StructureData] = (),
     ) -> ProcessBuilder:
         """Return a builder with the inputs of a protocol.
 
@@ -161,6 +162,8 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
             sampled_level: key of the run's potential, where the trajectory has several levels.
             reference_level: key of a level that the frames have already; then nothing is labelled.
             model: the model behind a reference level that reads one.
+            crystals: where the runs start, as for ``LabellingWorkChain``. Without them, and without ``grid_cells`` in
+                the level, a level with a grid has that of the first frame.
 
         Raises:
             StudyError: unknown protocol, input or level, another state than that of the run, or levels that are not
@@ -195,7 +198,7 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
             if level is None and isinstance(stage.get("level"), Mapping):
                 level = stage.pop("level")
             made = LabellingWorkChain.get_builder_from_protocol(
-                code, None, level, stage.pop("protocol"), stage, options, model=model
+                code, None, level, stage.pop("protocol"), stage, options, model=model, crystals=crystals
             )
             builder.labelling = made._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
         if problem := validate_inputs(builder._inputs(prune=True)):  # noqa: SLF001 - the builder's own content

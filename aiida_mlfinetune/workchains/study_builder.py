@@ -217,6 +217,7 @@ class _StageMaker:
             {key: value for key, value in settings.items() if key not in ("level", "level_overrides")},
             self.options[program],
             model=teacher,
+            crystals=dict(self.builder.crystals).values(),
         )
         self.builder[stage] = made._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
         return str(spec["key"])
@@ -268,6 +269,7 @@ class _StageMaker:
             spec,
             scheduler=self.options[program],
             model=teacher,
+            crystals=dict(self.builder.crystals).values(),
         )
 
     def upgrade(self, model: MaceModelData | None) -> None:

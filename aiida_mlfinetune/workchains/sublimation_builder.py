@@ -135,7 +135,12 @@ class SublimationBuilderMixin(ProtocolMixin):
         own_level = {"level": inputs["labelling"].pop("level")} if isinstance(level, Mapping) else {}
         by_ase = bool(own_level) and level.get("engine") == "ase"
         labelling = stage(
-            "labelling", python_code if by_ase else cp2k_code, None, scheduler=python if by_ase else cp2k, **own_level
+            "labelling",
+            python_code if by_ase else cp2k_code,
+            None,
+            scheduler=python if by_ase else cp2k,
+            crystals=[crystal],
+            **own_level,
         )
         stage(
             "training",

@@ -12,7 +12,15 @@ from ase import Atoms
 from ase.build import molecule
 from ase.data import chemical_symbols
 
-from aiida_mlfinetune.calculations.cp2k_cells import cells_problem, narrow_cells_warning, settle_level
+from aiida_mlfinetune.calculations.cp2k_cells import (
+    as_labelled,
+    cells_problem,
+    distant_cells_warning,
+    grid_numbers,
+    narrow_cells_warning,
+    settle_level,
+    with_grid_cells,
+)
 from aiida_mlfinetune.calculations.cp2k_checks import kinds_problem, known_names, level_problem, ranks_problem
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, level_metadata
 from aiida_mlfinetune.common.errors import StudyError
@@ -181,3 +189,52 @@ def test_cells_of_molecules_do_not_count():
     level = load_level("pbe0-admm", {"exchange": {"radius_A": 6.0}})
     assert level_problem(level, Frames.from_atoms([Atoms("H2", [[0, 0, 0], [0, 0, 0.7]])])) is None
     assert cells_problem(level, np.zeros((0, 3, 3))) is None
+
+
+def test_frames_of_a_crystal_share_the_grid_of_one_cell():
+    """That of the first frame, or of the crystal that is named before there are frames."""
+    level = load_level("revpbe-d3-demo")
+    crystal, other = np.diag([4.6, 7.8, 7.3]), np.diag([6.4, 6.4, 6.4])
+    settled = settle_level(level, [0.99 * crystal, 1.02 * crystal, other])
+    assert settled["grid_cells"] == [(0.99 * crystal).round(6).tolist(), other.tolist()]
+    assert level_metadata(settled).settings["grid_cells"] == settled["grid_cells"]
+    assert grid_numbers(settled, [1.05 * other, crystal]).tolist() == [1, 0]
+    named = settle_level(with_grid_cells(level, [crystal]), [1.02 * crystal])
+    assert named["grid_cells"] == [crystal.tolist()]
+    assert cells_problem(named, [1.02 * crystal, 0.97 * crystal]) is None
+    assert distant_cells_warning(named, [1.09 * crystal]) is None
+    assert "stretched by 12 %" in distant_cells_warning(named, [crystal, 1.12 * crystal])
+
+
+def test_what_has_no_grid_has_no_reference_cell():
+    cells = [np.diag([4.6, 7.8, 7.3]), np.diag([4.7, 7.8, 7.3])]
+    for level in (settle_level(load_level("gfn1-xtb"), cells), settle_level(load_level("revpbe-d3"), [])):
+        assert "grid_cells" not in level
+        assert distant_cells_warning(level, cells) is None
+    assert cells_problem(load_level("gfn1-xtb"), cells) is None
+
+
+def test_a_grid_that_is_open_is_refused_where_cells_differ():
+    level, cell = load_level("revpbe-d3"), np.diag([6.0, 6.0, 6.0])
+    assert cells_problem(level, [cell, cell]) is None
+    assert "energies would jump" in cells_problem(level, [cell, 1.001 * cell])
+
+
+@pytest.mark.parametrize("cells", [[1.0], [[[1.0, 0.0, 0.0]] * 3], "6 6 6", [np.eye(3).tolist(), 2]])
+def test_reference_cells_need_three_vectors(cells):
+    with pytest.raises(StudyError, match="must be a list of cells"):
+        load_level("revpbe-d3", {"grid_cells": cells})
+
+
+def test_reference_cells_of_a_method_without_a_grid_are_refused():
+    with pytest.raises(StudyError, match="its method has no grid"):
+        load_level("gfn1-xtb", {"grid_cells": [np.eye(3).tolist()]})
+
+
+@pytest.mark.parametrize("name", ["pbe0-admm", "revpbe-d3"])
+def test_more_labels_share_what_the_first_ones_have(name):
+    crystal, other = np.diag([4.6, 7.8, 7.3]), np.diag([6.4, 6.4, 6.4])
+    first = settle_level(load_level(name), [crystal])
+    more = as_labelled(with_grid_cells(load_level(name), [1.03 * crystal, other]), level_metadata(first).settings)
+    assert more["grid_cells"] == [crystal.tolist(), other.tolist()]
+    assert level_metadata(first).joined(level_metadata(more)) == level_metadata(more)

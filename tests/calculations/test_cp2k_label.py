@@ -9,6 +9,7 @@ from aiida.engine import run_get_node
 from ase import Atoms
 from ase.build import molecule
 
+from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.common.units import GPA_EV_A3, HARTREE_BOHR_EV_ANGSTROM, HARTREE_EV
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -63,7 +64,7 @@ def label(code, atoms, level, **options):
     builder = Cp2kLabelCalculation.get_builder()
     builder.code = code
     builder.dataset = DatasetData(Frames.from_atoms(atoms))
-    builder.level = orm.Dict(level)
+    builder.level = orm.Dict(settle_for(level, builder.dataset.frames))
     builder.metadata.options = {"resources": {"num_machines": 1}, "withmpi": False, **options}
     outputs, node = run_get_node(builder)
     return Result(node, outputs)

@@ -6,6 +6,7 @@ from aiida import orm
 from aiida.engine import run_get_node
 from ase import Atoms
 
+from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.frames import Frames
@@ -32,7 +33,7 @@ def label(code, atoms, level):
     builder = Cp2kLabelCalculation.get_builder()
     builder.code = code
     builder.dataset = DatasetData(Frames.from_atoms(atoms))
-    builder.level = orm.Dict(level)
+    builder.level = orm.Dict(settle_for(level, builder.dataset.frames))
     builder.metadata.options = {"resources": {"num_machines": 1}, "withmpi": False}
     outputs, node = run_get_node(builder)
     assert node.is_finished_ok, node.exit_message

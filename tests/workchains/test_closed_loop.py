@@ -10,6 +10,7 @@ from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
 from ase import Atoms
 
+from aiida_mlfinetune.calculations.cp2k_input import level_metadata
 from aiida_mlfinetune.calculations.functions.closed_loop import grown_dataset, judge_round
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -17,6 +18,7 @@ from aiida_mlfinetune.report import collect, render
 from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.levels import Labels, Level
 from aiida_mlfinetune.workchains.closed_loop import ClosedLoopWorkChain
+from aiida_mlfinetune.workchains.protocols.levels import load_level
 from tests.fixtures.averages import OVERRIDES, RUN, STATE, TEACHER, TEACHER_KEY, finished, ice_and_molecule, moved
 from tests.fixtures.models import make_tiny_model
 from tests.fixtures.waters import two_waters
@@ -235,3 +237,44 @@ def test_stages_that_fail_end_the_loop(process, monkeypatch):
     code = process.run_labelling()
     assert code.status == CODES.ERROR_STAGE_REFUSED.status
     assert code.message == "The inputs of a stage are refused: labelling: no such code"
+
+
+def labelled_by_cp2k(spec, images):
+    """Return frames with labels at a level of CP2K, as a job leaves them."""
+    frames, level = Frames.from_atoms(images), level_metadata(spec, "2023.1")
+    n, n_atoms = len(frames), len(frames.numbers)
+    return DatasetData(frames.with_labels(Labels.build(level, frames.offsets, np.zeros(n), np.zeros((n_atoms, 3)))))
+
+
+def test_more_labels_have_the_grid_of_those_that_are_there(ipi_code, python_code, cp2k_code, tiny_model):
+    """Where the crystal starts from another cell than that of the first labels; without a grid they are refused."""
+    spec, images = load_level("revpbe-d3-demo"), shaken()
+    crystal = ice_and_molecule()[0]
+    first = (1.03 * crystal.get_ase().cell.array).round(6).tolist()
+    settled = {**spec, "grid_cells": [first]}
+
+    def make(dataset):
+        return ClosedLoopWorkChain.get_builder_from_protocol(
+            python_code,
+            ipi_code,
+            cp2k_code,
+            dataset,
+            crystal,
+            None,
+            "demo",
+            {"training": TRAINING, "averages": {"protocol": "demo", **OVERRIDES}},
+            foundation=tiny_model,
+            reference_level=spec,
+            budget={"max_labels": 1000},
+            **STATE,
+        )
+
+    builder = make(labelled_by_cp2k(settled, images))
+    for level in (builder.labelling.level, builder.averages["reweighting"]["labelling"]["level"]):
+        assert level["grid_cells"] == [first]
+    own = crystal.get_ase().cell.array.round(6).tolist()
+    assert make(DatasetData(Frames.from_atoms(images))).labelling.level["grid_cells"] == [own]
+    with pytest.raises(StudyError, match="with a grid for every cell"):
+        make(labelled_by_cp2k(spec, images))
+    with pytest.raises(StudyError, match="with other settings"):
+        make(labelled_by_cp2k({**settled, "kind": {"BASIS_SET": "SZV"}}, images))

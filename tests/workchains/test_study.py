@@ -18,6 +18,7 @@ from aiida.tools.archive import create_archive
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, render
+from aiida_mlfinetune.science.crystals.strains import with_references
 from aiida_mlfinetune.science.plans.study import label_cost
 from aiida_mlfinetune.workchains.protocols import load_yaml
 from aiida_mlfinetune.workchains.study import StudyWorkChain
@@ -293,6 +294,15 @@ def test_sampling_may_be_hotter_than_the_runs(codes):
     twice = {"dynamics_gas": {"protocol": "demo", "parameters": {"temperature_K": 7.0}}}
     with pytest.raises(MlFinetuneError, match=r"given twice, as 77\.0 and, in the overrides, as 7\.0"):
         make_study_builder(codes, twice, temperature_K=77.0)
+
+
+def test_labels_of_a_crystal_have_one_grid_throughout_a_study(codes):
+    """Those of the frames, and those of the runs that are reweighted."""
+    builder = make_study_builder(codes, {"labelling": {"protocol": "demo", "level": "revpbe-d3-demo"}})
+    levels = [builder.labelling.level, builder.reweighting["labelling"]["level"]]
+    assert levels[0].get_dict() == levels[1].get_dict()
+    cells = [crystal.cell for crystal in dict(builder.crystals).values()]
+    assert levels[0]["grid_cells"] == with_references([], cells)
 
 
 def test_frames_may_come_from_dynamics_with_a_model(codes, monkeypatch):

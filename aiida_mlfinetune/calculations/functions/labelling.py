@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlfinetune.calculations.cp2k_cells import grid_numbers
 from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.batches import batch_indices
@@ -16,18 +18,24 @@ NO_OUTPUT = "its job failed without output; see the process"
 
 
 @calcfunction
-def make_batches(dataset: DatasetData, frames_per_job: orm.Int, mixed: orm.Bool) -> dict[str, DatasetData]:
+def make_batches(
+    dataset: DatasetData, frames_per_job: orm.Int, mixed: orm.Bool, level: orm.Dict | None = None
+) -> dict[str, DatasetData]:
     """Return views ``batch_<number>``, neighbours alike, of ``frames_per_job`` frames at most.
 
-    Equal frames are in one batch only, once. ``mixed``: frames of several compositions may share a batch.
+    Equal frames are in one batch only, once. ``mixed``: frames of several compositions may share a batch. ``level``: a
+    settled one of CP2K, by whose reference cells crystals are told apart.
     """
-    batches = batch_indices(dataset.frames, frames_per_job.value, mixed=mixed.value)
+    frames, kinds = dataset.frames, None
+    if level is not None:
+        kinds = np.where(frames.pbc.all(axis=1), grid_numbers(level.get_dict(), frames.cells), 0)
+    batches = batch_indices(frames, frames_per_job.value, mixed=mixed.value, kinds=kinds)
     return {f"{BATCH}{number:04d}": DatasetData.subset(dataset, part) for number, part in enumerate(batches)}
 
 
 @calcfunction
 def settle_cp2k(level: orm.Dict, dataset: DatasetData) -> orm.Dict:
-    """Return a CP2K level with the exact-exchange radius and the k-points that hold for all frames of ``dataset``."""
+    """Return a CP2K level with the exact-exchange radius, k-points and grids that hold for all of ``dataset``."""
     return orm.Dict(settle_for(level.get_dict(), dataset.frames))
 
 

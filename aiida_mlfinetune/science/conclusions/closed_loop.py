@@ -114,7 +114,10 @@ def what_it_takes(n_frames: Sequence[int], spreads: Sequence[float], labels_per_
         return f"{text} One round does not tell how many frames get there."
     needed, error = law.size_for(wanted)
     if not math.isfinite(needed):
-        return f"{text} More frames do not help so far: the differences do not fall."
+        return (
+            f"{text} More frames do not help so far: the differences do not fall. Noisy labels, or a model that is too "
+            "small, can be why."
+        )
     text += f" A power law through the rounds gets there with about {rounded(needed, math.nan)} frames"
     if needed > FAR * n_frames[-1] or not error < needed:
         return f"{text}: no more than a hint."

@@ -10,11 +10,14 @@ from aiida_mlfinetune.science.datasets.levels import IntArray
 from aiida_mlfinetune.science.datasets.selection import order_by_similarity
 
 
-def batch_indices(frames: Frames, frames_per_job: int, *, mixed: bool = False) -> list[IntArray]:
+def batch_indices(
+    frames: Frames, frames_per_job: int, *, mixed: bool = False, kinds: IntArray | None = None
+) -> list[IntArray]:
     """Return the indices of the frames of each job, at most ``frames_per_job`` of them and about as many in each.
 
     Equal frames are computed once: only the first of them is in a batch. ``mixed`` allows several compositions in one
-    job. The largest frames come first, so that jobs that are run side by side take about as long as each other.
+    job; frames of different ``kinds`` (n,) never share one. The largest frames come first, so that jobs that are run
+    side by side take about as long as each other.
 
     Raises:
         FramesError: less than one frame a job.
@@ -29,6 +32,8 @@ def batch_indices(frames: Frames, frames_per_job: int, *, mixed: bool = False) -
     groups: dict[bytes, list[int]] = {}
     for index in order_by_similarity(kept).tolist():
         key = b"" if mixed else kept.numbers[kept.slice(index)].tobytes() + kept.pbc[index].tobytes()
+        if kinds is not None:
+            key += bytes(str(kinds[unique[index]]), "ascii")
         groups.setdefault(key, []).append(unique[index])
     largest_first = sorted(groups.values(), key=lambda group: -int(frames.n_atoms[group[0]]))
     return [

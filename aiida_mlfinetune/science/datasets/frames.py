@@ -82,8 +82,10 @@ class Frames:
         levels: dict[str, Level] = {}
         for part in parts:
             for key, labels in part.labels_by_level.items():
-                if levels.setdefault(key, labels.level) != labels.level:
+                level = levels.get(key, labels.level).joined(labels.level)
+                if level is None:
                     raise LabelsError(f"level {key!r} means different things in the sets to be joined: rename one")
+                levels[key] = level
         joined = cls(
             numbers=np.concatenate([part.numbers for part in parts]),
             positions=np.concatenate([part.positions for part in parts]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.common.jsonable import plain_json
+from aiida_mlfinetune.science.crystals.strains import LARGEST_STRAIN, strains
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+GRID_CELLS = "grid_cells"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ class Level:
             object.__setattr__(self, "settings", plain_json(dict(self.settings)))
         except (TypeError, ValueError) as error:
             raise LabelsError(f"the settings of level {self.key!r} are not plain JSON: {error}") from error
+
+    def joined(self, other: Level) -> Level | None:
+        """Return the level that labels of both are at, or None where these are two.
+
+        Reference cells of the grid (``grid_cells`` in the settings) belong to a crystal each: labels of different
+        crystals may be joined, those of one crystal only if they have one reference cell.
+        """
+        mine, theirs = (dict(level.settings) for level in (self, other))
+        references, more = mine.pop(GRID_CELLS, []), theirs.pop(GRID_CELLS, [])
+        if replace(self, settings=mine) != replace(other, settings=theirs):
+            return None
+        new = [cell for cell in more if cell not in references]
+        if references and any(strains(references, cell).min() <= LARGEST_STRAIN for cell in new):
+            return None
+        return replace(self, settings={**mine, GRID_CELLS: [*references, *new]}) if references or new else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the level as plain JSON types."""

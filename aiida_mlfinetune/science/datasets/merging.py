@@ -35,8 +35,10 @@ def transfer_labels(frames: Frames, donor: Frames, keys: Sequence[str] | None = 
         theirs = donor.labels(key)
         level = theirs.level
         mine = frames.labels_by_level.get(key)
-        if mine is not None and mine.level != level:
-            raise LabelsError(f"level {key!r} means different things in the two sets: rename one")
+        if mine is not None:
+            if (joined := mine.level.joined(level)) is None:
+                raise LabelsError(f"level {key!r} means different things in the two sets: rename one")
+            level = joined
         start = Labels.build(level, frames.offsets) if mine is None else mine
         energy, forces, stress = start.energy.copy(), start.forces.copy(), start.stress.copy()
         for i, j in pairs:

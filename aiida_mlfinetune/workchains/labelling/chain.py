@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiida import orm
@@ -123,6 +123,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         options: Mapping[str, Any] | None = None,
         *,
         model: MaceModelData | None = None,
+        crystals: Iterable[orm.StructureData] = (),
     ) -> ProcessBuilder:
         """Return a builder with the inputs of a protocol.
 
@@ -134,6 +135,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             overrides: in the layout of ``protocols/labelling.yaml``.
             options: scheduler options, laid over those of the protocol.
             model: the model behind an ASE calculator that reads one.
+            crystals: of which there will be frames, where these are not known yet or are only some of those that are
+                labelled at the level: all frames of a crystal have to share a grid.
 
         Raises:
             StudyError: unknown protocol, input, engine or level.
@@ -145,6 +148,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
         else:
             spec = find_level(level or inputs["level"], inputs["level_overrides"])
         engine = engine_of(spec)
+        if engine.expect is not None:
+            spec = engine.expect(spec, [crystal.cell for crystal in crystals if all(crystal.pbc)])
         if dataset is not None and engine.settle is not None:
             spec = engine.settle(spec, dataset.frames)
         builder = cls.get_builder()
@@ -199,7 +204,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
                 self.report(f"warning: {warning}")
         mixed = orm.Bool(self.engine.mixes_compositions)
         size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
-        batches = make_batches(self.inputs.dataset, size, mixed)
+        several = {"level": self.ctx.level} if len(self.ctx.level.get_dict().get("grid_cells") or []) > 1 else {}
+        batches = make_batches(self.inputs.dataset, size, mixed, **several)
         self.ctx.queue = [_task(batches[name]) for name in sorted(batches)]
         self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0
 

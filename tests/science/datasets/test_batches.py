@@ -32,6 +32,15 @@ def test_another_order_of_atoms_is_another_job():
     assert len(batch_indices(Frames.from_atoms([water, water[[1, 0, 2]]]), 10)) == 2
 
 
+def test_crystals_with_different_grids_never_share_a_job(plain_frames):
+    """Frames that differ in kind go apart; those of one kind are sorted as before."""
+    kinds = np.array([0, 1, 0, 1, 0, 0, 0])
+    batches = batch_indices(plain_frames, 100, kinds=kinds)
+    assert all(len(set(kinds[batch])) == 1 for batch in batches)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(7))
+    assert len(batches) == len(batch_indices(plain_frames, 100)) + 1
+
+
 def test_equal_frames_are_computed_once():
     water, other = molecule("H2O"), molecule("H2O")
     other.positions += 0.1

@@ -74,6 +74,27 @@ def test_one_key_cannot_mean_two_levels(labelled_frames):
         Frames.concatenate([labelled_frames, frames])
 
 
+def test_labels_of_different_crystals_may_have_different_grids():
+    """Those of one crystal need one reference cell; labels of molecules have none."""
+    cells = {"a": np.eye(3) * 5.0, "b": np.eye(3) * 8.0, "like a": np.eye(3) * 5.1}
+
+    def labelled(*names):
+        settings = {"parameters": {"CUTOFF": 280}, "grid_cells": [cells[name].tolist() for name in names]}
+        level = Level("dft/cp2k", settings=settings if names else {"parameters": {"CUTOFF": 280}})
+        return make_frames(1, 0, seed=len(names)).with_labels(Labels.build(level, np.array([0, 12]), np.zeros(1)))
+
+    for names, joined in {("a", "b"): ["a", "b"], ("a", "a"): ["a"], ("", "b"): ["b"], ("b", ""): ["b"]}.items():
+        parts = [labelled(*filter(None, [name])) for name in names]
+        level = Frames.concatenate(parts).labels("dft/cp2k").level
+        assert level.settings["grid_cells"] == [cells[name].tolist() for name in joined]
+    assert "grid_cells" not in Frames.concatenate([labelled(), labelled()]).labels("dft/cp2k").level.settings
+    both = Frames.concatenate([labelled("a", "b"), labelled("b")]).labels("dft/cp2k").level
+    assert both == labelled("a", "b").labels("dft/cp2k").level
+    for names in (("a", "like a"), ("like a", "a")):
+        with pytest.raises(LabelsError, match="means different things"):
+            Frames.concatenate([labelled(name) for name in names])
+
+
 def test_selected_sources_are_numbered_in_order_of_appearance(plain_frames):
     picked = plain_frames.select([6, 0])
     assert picked.sources == ("01234567-89ab-cdef-0123-456789abcdef", "crystal run")
