@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.crystals.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
-from aiida_mlfinetune.science.crystals.strains import strains, with_references
+from aiida_mlfinetune.science.datasets.reference_cells import strains, with_references
 
 EXCHANGE_KEYS = ("radius_A", "largest_A")
 KPOINTS_KEYS = ("mesh", "spacing_per_A")

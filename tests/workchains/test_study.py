@@ -18,7 +18,7 @@ from aiida.tools.archive import create_archive
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, render
-from aiida_mlfinetune.science.crystals.strains import with_references
+from aiida_mlfinetune.science.datasets.reference_cells import with_references
 from aiida_mlfinetune.science.plans.study import label_cost
 from aiida_mlfinetune.workchains.protocols import load_yaml
 from aiida_mlfinetune.workchains.study import StudyWorkChain

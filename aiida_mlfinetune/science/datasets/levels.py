@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.common.jsonable import plain_json
-from aiida_mlfinetune.science.crystals.strains import LARGEST_STRAIN, strains
+from aiida_mlfinetune.science.datasets.reference_cells import LARGEST_STRAIN, strains
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

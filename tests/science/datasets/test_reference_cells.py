@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from aiida_mlfinetune.science.crystals.strains import LARGEST_STRAIN, strains, with_references
+from aiida_mlfinetune.science.datasets.reference_cells import LARGEST_STRAIN, strains, with_references
 
 CELL = np.array([[6.0, 0.0, 0.0], [1.0, 5.0, 0.0], [0.5, -0.4, 7.0]])
 
