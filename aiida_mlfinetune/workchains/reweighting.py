@@ -24,6 +24,7 @@ from aiida_mlfinetune.workchains.protocols import ProtocolMixin
 from aiida_mlfinetune.workchains.reweighting_checks import (
     own_conditions,
     reference_level,
+    run_structures,
     sampled_level,
     validate_inputs,
 )
@@ -162,8 +163,9 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
             sampled_level: key of the run's potential, where the trajectory has several levels.
             reference_level: key of a level that the frames have already; then nothing is labelled.
             model: the model behind a reference level that reads one.
-            crystals: where the runs start, as for ``LabellingWorkChain``. Without them, and without ``grid_cells`` in
-                the level, a level with a grid has that of the first frame.
+            crystals: where the runs start, as for ``LabellingWorkChain``; by default, where the jobs started that made
+                the trajectory. Where no crystal is known, nor ``grid_cells`` in the level, the grid is that of the
+                first frame.
 
         Raises:
             StudyError: unknown protocol, input or level, another state than that of the run, or levels that are not
@@ -198,7 +200,14 @@ class ReweightingWorkChain(ProtocolMixin, WorkChain):
             if level is None and isinstance(stage.get("level"), Mapping):
                 level = stage.pop("level")
             made = LabellingWorkChain.get_builder_from_protocol(
-                code, None, level, stage.pop("protocol"), stage, options, model=model, crystals=crystals
+                code,
+                None,
+                level,
+                stage.pop("protocol"),
+                stage,
+                options,
+                model=model,
+                crystals=tuple(crystals) or (run_structures(trajectory) if trajectory is not None else ()),
             )
             builder.labelling = made._inputs(prune=True)  # noqa: SLF001 - as aiida-quantumespresso nests builders
         if problem := validate_inputs(builder._inputs(prune=True)):  # noqa: SLF001 - the builder's own content

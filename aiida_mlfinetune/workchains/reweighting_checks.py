@@ -103,9 +103,17 @@ def own_conditions(inputs: Mapping[str, Any]) -> orm.Dict:
 
 def run_parameters(trajectory: DatasetData) -> list[orm.Dict]:
     """Return the parameters of the jobs that made the frames, as far as they are in this database."""
+    found = [node.inputs.parameters for node in _jobs_of(trajectory) if "parameters" in node.inputs]
+    return [parameters for parameters in found if "temperature_K" in parameters.get_dict()]
+
+
+def run_structures(trajectory: DatasetData) -> list[orm.StructureData]:
+    """Return where the jobs started that made the frames, as far as they are in this database."""
+    return [node.inputs.structure for node in _jobs_of(trajectory) if "structure" in node.inputs]
+
+
+def _jobs_of(trajectory: DatasetData) -> list[orm.CalcJobNode]:
     query = orm.QueryBuilder().append(
         orm.CalcJobNode, filters={"uuid": {"in": trajectory.frame_sources or [""]}}, project="*"
     )
-    nodes = sorted(query.all(flat=True), key=lambda node: trajectory.frame_sources.index(node.uuid))
-    found = [node.inputs.parameters for node in nodes if "parameters" in node.inputs]
-    return [parameters for parameters in found if "temperature_K" in parameters.get_dict()]
+    return sorted(query.all(flat=True), key=lambda node: trajectory.frame_sources.index(node.uuid))

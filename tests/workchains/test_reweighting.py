@@ -65,10 +65,12 @@ def crystal_run(n=120, shift=0.5, source="somewhere"):
 def make_run(aiida_profile, aiida_localhost):
     """Return a function that makes the trajectory of a job with given parameters."""
 
-    def make(parameters, frames_of=crystal_run, **kwargs):
+    def make(parameters, frames_of=crystal_run, structure=None, **kwargs):
         job = orm.CalcJobNode(computer=aiida_localhost, process_type="aiida.calculations:mlfinetune.ipi")
         node = orm.Dict(parameters).store()
         job.base.links.add_incoming(node, LinkType.INPUT_CALC, "parameters")
+        if structure is not None:
+            job.base.links.add_incoming(structure.store(), LinkType.INPUT_CALC, "structure")
         job.store()
         return DatasetData(frames_of(source=job.uuid, **kwargs))
 
@@ -285,6 +287,23 @@ def test_protocols(make_run, cp2k_code):
     assert builder.labelling.cp2k.code == cp2k_code
     with pytest.raises(MlFinetuneError, match="unknown input 'setings'"):
         ReweightingWorkChain.get_builder_from_protocol(cp2k_code, None, overrides={"setings": {}})
+
+
+def test_frames_have_the_grid_of_the_crystal_that_the_run_started_from(make_run, cp2k_code):
+    """That of the training labels, where these were made of the same crystal; a crystal that is named comes first."""
+    start, other = two_waters(), two_waters()
+    other.set_cell(1.02 * other.cell, scale_atoms=True)
+
+    def cells(trajectory, **kwargs):
+        builder = ReweightingWorkChain.get_builder_from_protocol(
+            cp2k_code, trajectory, "revpbe-d3-demo", "demo", sampled_level=MODEL.key, **kwargs
+        )
+        return builder.labelling.level.get_dict().get("grid_cells")
+
+    run = make_run(NPT, structure=orm.StructureData(ase=start))
+    assert cells(run) == [start.cell.array.round(6).tolist()]
+    assert cells(run, crystals=[orm.StructureData(ase=other)]) == [other.cell.array.round(6).tolist()]
+    assert cells(make_run(NPT)) is None  # left to the labelling
 
 
 @pytest.fixture
