@@ -133,6 +133,15 @@ def grid_numbers(spec: Mapping[str, Any], cells: ArrayLike) -> np.ndarray:
     return np.array([strains(references, cell).argmin() if references else 0 for cell in cells], dtype=int)
 
 
+def grid_section(spec: Mapping[str, Any], cell: ArrayLike) -> dict[str, Any]:
+    """Return what CP2K's section of the cell (3, 3) needs to have the grid of its reference; nothing without one."""
+    references = spec.get("grid_cells") or []
+    if not references:
+        return {}
+    reference = references[grid_numbers(spec, [cell])[0]]
+    return {"CELL_REF": {name: " ".join(map(repr, row)) for name, row in zip("ABC", reference, strict=True)}}
+
+
 def cells_problem(spec: Mapping[str, Any], cells: ArrayLike, indices: ArrayLike | None = None) -> str | None:
     """Return why a level does not fit the periodic cells (n, 3, 3), those of the frames ``indices``, or None."""
     if (spec.get("exchange") or {}).get("radius_A", 0.0) is None:

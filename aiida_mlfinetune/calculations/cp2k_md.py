@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 from aiida_cp2k.calculations import Cp2kCalculation
 from ase import Atoms
 
-from aiida_mlfinetune.calculations.cp2k_cells import has_grid
+from aiida_mlfinetune.calculations.cp2k_cells import grid_section, with_grid_cells
 from aiida_mlfinetune.calculations.cp2k_input import check_level, force_eval, vacuum_edge_A
 from aiida_mlfinetune.calculations.validators import (
     CP2K_PLUGINS,
@@ -145,9 +145,8 @@ def md_parameters(level: Mapping[str, Any], settings: MdSettings, atoms: Atoms) 
     section = force_eval(level, atoms.get_chemical_symbols(), periodic)
     if periodic:
         section["PRINT"]["STRESS_TENSOR"]["EACH"] = each
-        if settings.ensemble.has_barostat and has_grid(level):
-            vectors = zip("ABC", atoms.cell.tolist(), strict=True)
-            section["SUBSYS"]["CELL"]["CELL_REF"] = {name: " ".join(map(repr, row)) for name, row in vectors}
+        shared = with_grid_cells(level, [atoms.cell.array]) if settings.ensemble.has_barostat else level
+        section["SUBSYS"]["CELL"].update(grid_section(shared, atoms.cell.array))
     else:
         edge = vacuum_edge_A(level, atoms.positions)
         section["SUBSYS"]["CELL"]["ABC"] = f"{edge} {edge} {edge}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from aiida_mlfinetune.calculations.cp2k_cells import grid_numbers
+from aiida_mlfinetune.calculations.cp2k_cells import grid_section
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, lay_over, vacuum_edge_A
 from aiida_mlfinetune.science.datasets.frames import Frames
 
@@ -57,9 +57,8 @@ def reftraj_input(
         scheme.pop("EXTRAPOLATION_ORDER", None)
     tree.setdefault("PRINT", {})["FORCES"] = {"_": "ON", "NDIGITS": 16}
     tree["SUBSYS"]["CELL"].update({name: _vector(row) for name, row in zip("ABC", job_cell(spec, frames), strict=True)})
-    if periodic and spec.get("grid_cells"):
-        reference = spec["grid_cells"][grid_numbers(spec, frames.cells[:1])[0]]
-        tree["SUBSYS"]["CELL"]["CELL_REF"] = {name: _vector(row) for name, row in zip("ABC", reference, strict=True)}
+    if periodic:
+        tree["SUBSYS"]["CELL"].update(grid_section(spec, frames.cells[0]))
     tree["SUBSYS"]["TOPOLOGY"] = {"COORD_FILE_NAME": COORDINATES_FILENAME, "COORD_FILE_FORMAT": "XYZ"}
     reftraj: dict[str, Any] = {
         "EVAL_FORCES": True,

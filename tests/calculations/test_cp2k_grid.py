@@ -79,3 +79,11 @@ def test_a_run_under_a_barostat_keeps_its_grid(level, ensemble):
     settings = MdSettings.from_dict({"n_steps": 10, "ensemble": ensemble, "temperature_K": 100.0, "seed": 1})
     cell = md_parameters(load_level(level), settings, box(4.6))["FORCE_EVAL"]["SUBSYS"]["CELL"]
     assert ("CELL_REF" in cell) == (level == LEVEL and ensemble != "nvt")
+
+
+@pytest.mark.parametrize("ensemble", ["npt-flexible", "nvt"])
+def test_a_run_has_the_grid_that_its_level_names(ensemble):
+    settings = MdSettings.from_dict({"n_steps": 10, "ensemble": ensemble, "temperature_K": 100.0, "seed": 1})
+    level = with_grid_cells(load_level(LEVEL), [box(4.8).cell.array])
+    cell = md_parameters(level, settings, box(4.6))["FORCE_EVAL"]["SUBSYS"]["CELL"]
+    assert cell["CELL_REF"]["A"] == "4.8 0.0 0.0"
