@@ -134,7 +134,7 @@ def test_same_seed_same_trajectory_and_restart_goes_on(run_ipi, tiny_model):
 
 def test_wall_time_is_over(run_ipi, tiny_model, monkeypatch):
     monkeypatch.setattr("aiida_mlfinetune.calculations.ipi.WALL_MARGIN", (0.0, 0.0))
-    settings = {"n_steps": 10**6, "stride": 10, "timestep_fs": 0.01}  # so short that no machine is fast enough to melt it
+    settings = {"n_steps": 10**6, "stride": 10, "timestep_fs": 0.01}  # no machine melts it in two seconds
     results, node = run_ipi(tiny_model, ice_cell(), **settings, options={"max_wallclock_seconds": 2})
     assert node.exit_status == IpiCalculation.exit_codes.ERROR_OUT_OF_WALLTIME.status
     reached = results["output_parameters"]["restart_step"]
