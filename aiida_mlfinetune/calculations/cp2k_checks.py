@@ -14,6 +14,7 @@ import numpy as np
 from aiida_mlfinetune.calculations.cp2k_cells import (
     cells_problem,
     distant_cells_warning,
+    grid_numbers,
     narrow_cells_warning,
     settle_level,
 )
@@ -52,8 +53,31 @@ def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
 def level_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
     """Return why labels of ``frames`` at a settled level would be doubtful, or None: too few k-points, another grid."""
     cells = frames.cells[frames.pbc.all(axis=1)]
-    warnings = (narrow_cells_warning(spec, cells), distant_cells_warning(spec, cells))
+    warnings = (
+        narrow_cells_warning(spec, cells),
+        distant_cells_warning(spec, cells),
+        several_grids_warning(spec, frames),
+    )
     return "; ".join(warning for warning in warnings if warning) or None
+
+
+def several_grids_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
+    """Return which composition has frames on several grids of a settled level, or None.
+
+    That is right for polymorphs, and wrong for one crystal that was sheared beyond recognition.
+    """
+    periodic, formulas = np.flatnonzero(frames.pbc.all(axis=1)), frames.formulas
+    numbers: dict[str, list[int]] = {}
+    for index, number in zip(periodic, grid_numbers(spec, frames.cells[periodic]), strict=True):
+        numbers.setdefault(formulas[index], []).append(int(number))
+    for formula, own in numbers.items():
+        counts = sorted((own.count(number) for number in set(own)), reverse=True)
+        if len(counts) > 1:
+            return (
+                f"frames of {formula} have {len(counts)} grids in level {spec['key']!r} ({counts} frames): if they are "
+                "of one crystal, their energies do not compare; deform it less, or raise the cutoff"
+            )
+    return None
 
 
 def kinds_problem(spec: Mapping[str, Any], elements: Iterable[str]) -> str | None:

@@ -21,7 +21,14 @@ from aiida_mlfinetune.calculations.cp2k_cells import (
     settle_level,
     with_grid_cells,
 )
-from aiida_mlfinetune.calculations.cp2k_checks import kinds_problem, known_names, level_problem, ranks_problem
+from aiida_mlfinetune.calculations.cp2k_checks import (
+    kinds_problem,
+    known_names,
+    level_problem,
+    level_warning,
+    ranks_problem,
+    settle_for,
+)
 from aiida_mlfinetune.calculations.cp2k_input import force_eval, level_metadata
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.crystals.crystals import ice_xi
@@ -204,6 +211,19 @@ def test_frames_of_a_crystal_share_the_grid_of_one_cell():
     assert cells_problem(named, [1.02 * crystal, 0.97 * crystal]) is None
     assert distant_cells_warning(named, [1.09 * crystal]) is None
     assert "stretched by 12 %" in distant_cells_warning(named, [crystal, 1.12 * crystal])
+
+
+def test_a_crystal_sheared_into_another_is_warned_of():
+    """Its frames have two grids then, as those of two crystals have."""
+    level, cell = load_level("revpbe-d3-demo"), np.diag([8.0, 8.0, 8.0])
+    sheared = cell + np.diag([4.0, 0.0], k=1)
+    two = Frames.from_atoms([Atoms("H2O", np.eye(3), cell=one, pbc=True) for one in (cell, cell, sheared)])
+    other = Frames.from_atoms([Atoms("H4O2", np.ones((6, 3)), cell=sheared, pbc=True)])
+    settled = settle_for(level, two)
+    assert len(settled["grid_cells"]) == 2
+    assert "frames of H2O have 2 grids in level 'revpbe-d3-demo/cp2k' ([2, 1] frames)" in level_warning(settled, two)
+    assert level_warning(settled, Frames.concatenate([two.select([0, 1]), other])) is None
+    assert level_warning(load_level("gfn1-xtb"), two) is None
 
 
 def test_what_has_no_grid_has_no_reference_cell():
