@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 from aiida_cp2k.calculations import Cp2kCalculation
 from ase import Atoms
 
-from aiida_mlfinetune.calculations.cp2k_cells import grid_section, with_grid_cells
+from aiida_mlfinetune.calculations.cp2k_cells import grid_section, has_grid
 from aiida_mlfinetune.calculations.cp2k_input import check_level, force_eval, vacuum_edge_A
 from aiida_mlfinetune.calculations.validators import (
     CP2K_PLUGINS,
@@ -123,30 +123,35 @@ def validate_structure(structure: orm.StructureData | None, _: Any = None) -> st
     return None
 
 
-def check_run(atoms: Atoms, settings: MdSettings) -> None:
-    """Check that settings and structure fit together.
+def check_run(level: Mapping[str, Any], atoms: Atoms, settings: MdSettings) -> None:
+    """Check that level, settings and structure fit together.
 
     Raises:
-        StudyError: a barostat for a molecule without a cell, or too long a time step for hydrogen.
+        StudyError: a barostat for a molecule without a cell, or with a grid that is open, or too long a time step for
+            hydrogen.
     """
     if settings.ensemble.has_barostat and not atoms.pbc.all():
         raise StudyError(
             f"ensemble {settings.ensemble.value!r} moves the cell, but the structure is a molecule without one: use "
             f"{Ensemble.NVT.value!r}"
         )
+    if settings.ensemble.has_barostat and has_grid(level) and not level.get("grid_cells"):
+        raise StudyError(
+            f"ensemble {settings.ensemble.value!r} moves the cell, and the grid of level {level['key']!r} is open, so "
+            "that the energy would jump: name a reference cell in `grid_cells`, as `get_builder_from_protocol` does"
+        )
     settings.check_elements(atoms.get_chemical_symbols())
 
 
 def md_parameters(level: Mapping[str, Any], settings: MdSettings, atoms: Atoms) -> dict[str, Any]:
     """Return the whole CP2K input (for aiida-cp2k) of an MD run of ``atoms`` but for coordinates and cell vectors."""
-    check_run(atoms, settings)
+    check_run(level, atoms, settings)
     periodic = bool(atoms.pbc.all())
     each = {"MD": settings.stride}
     section = force_eval(level, atoms.get_chemical_symbols(), periodic)
     if periodic:
         section["PRINT"]["STRESS_TENSOR"]["EACH"] = each
-        shared = with_grid_cells(level, [atoms.cell.array]) if settings.ensemble.has_barostat else level
-        section["SUBSYS"]["CELL"].update(grid_section(shared, atoms.cell.array))
+        section["SUBSYS"]["CELL"].update(grid_section(level, atoms.cell.array))
     else:
         edge = vacuum_edge_A(level, atoms.positions)
         section["SUBSYS"]["CELL"]["ABC"] = f"{edge} {edge} {edge}"

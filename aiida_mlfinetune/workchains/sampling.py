@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiida import orm
@@ -10,7 +10,7 @@ from aiida.common import AttributeDict
 from aiida.common.log import AIIDA_LOGGER
 from aiida.engine import BaseRestartWorkChain, ExitCode, ProcessHandlerReport, process_handler, while_
 
-from aiida_mlfinetune.calculations.cp2k_cells import narrow_cells_warning
+from aiida_mlfinetune.calculations.cp2k_cells import narrow_cells_warning, with_grid_cells
 from aiida_mlfinetune.calculations.cp2k_input import check_level
 from aiida_mlfinetune.calculations.cp2k_md import (
     Cp2kMdCalculation,
@@ -101,6 +101,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         temperature_K: float | None = None,  # noqa: N803 - the unit
         pressure_bar: float | None = None,
         level: str | Mapping[str, Any] | None = None,
+        crystals: Iterable[orm.StructureData] = (),
     ) -> Any:
         """Return a builder with the inputs of a protocol.
 
@@ -115,7 +116,9 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             ensemble: nve, nvt, npt-isotropic or npt-flexible.
             temperature_K: temperature.
             pressure_bar: external pressure.
-            level: name of a CP2K level, or a whole specification.
+            level: name of a CP2K level, or a whole specification. The grid of a crystal is that of ``structure``, if
+                ``grid_cells`` in the level does not say otherwise.
+            crystals: all that are sampled at the level, where these are several: those that are alike share a grid.
 
         Raises:
             StudyError: unknown protocol, input, ensemble or level; a state that the overrides give otherwise; a
@@ -135,7 +138,6 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             md["ensemble"] = ensemble or given.get("ensemble") or Ensemble.NVT
             selection["volume_range"] = None
         settings = MdSettings.from_dict(md)
-        check_run(structure.get_ase(), settings)
         if any(structure.pbc) and (
             warning := unused_pressure(settings.ensemble, pressure_bar, given.get("pressure_bar"))
         ):
@@ -144,6 +146,9 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             spec = dict(level)
         else:
             spec = load_level(level or inputs["level"], inputs["level_overrides"])
+        if all(structure.pbc):
+            spec = with_grid_cells(spec, [crystal.cell for crystal in (*crystals, structure)])
+        check_run(spec, structure.get_ase(), settings)
         if all(structure.pbc) and (warning := narrow_cells_warning(spec, [structure.cell])) is not None:
             AIIDA_LOGGER.warning(warning)
 
@@ -234,13 +239,13 @@ def validate_selection(selection: orm.Dict, _: Any = None) -> str | None:
 
 def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     """Check what concerns several inputs at once."""
-    if any(name not in inputs for name in ("structure", "md", "selection")):
+    if any(name not in inputs for name in ("structure", "level", "md", "selection")):
         return None
     atoms = inputs["structure"].get_ase()
     choice = selection_of(inputs["selection"])
     try:
         settings = MdSettings.from_dict(inputs["md"].get_dict())
-        check_run(atoms, settings)
+        check_run(inputs["level"].get_dict(), atoms, settings)
         if choice.volume_range is not None and not atoms.pbc.all():
             raise StudyError("the selection has a 'volume_range', but the structure is a molecule: leave it out")
         select_indices(settings.n_steps // settings.stride + 1, choice)

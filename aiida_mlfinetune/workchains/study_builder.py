@@ -186,6 +186,8 @@ class _StageMaker:
         for name, structure in systems.items():
             stage = "sampling_gas" if name == GAS else "sampling_crystal"
             sampled = state_of_sampling(self.inputs[stage], state)
+            if model is None:
+                sampled["crystals"] = dict(self.builder.crystals).values()
             made = self.make(
                 stage, f"{prefix}{stage}", code, structure, *more, scheduler=self.options[program], **sampled
             )

@@ -19,7 +19,7 @@ from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains import sampling
 from aiida_mlfinetune.workchains.protocols.levels import load_level
-from aiida_mlfinetune.workchains.sampling import SamplingWorkChain
+from aiida_mlfinetune.workchains.sampling import SamplingWorkChain, validate_inputs
 from tests.fixtures.codes import PREPEND
 from tests.fixtures.waters import two_waters
 
@@ -51,6 +51,22 @@ def test_narrow_cells_at_the_gamma_point_are_warned_about(cp2k_code, monkeypatch
     build(cp2k_code)
     (warning,) = said
     assert "take a supercell (2 x 2 x 2)" in warning
+
+
+def test_the_grid_is_that_of_the_crystal(cp2k_code):
+    """So that the labels of a run are at one level, and at that of other labels of its crystals."""
+    wide, alike = crystal(two_waters().repeat(2)), two_waters().repeat(2)
+    alike.set_cell(1.02 * alike.cell, scale_atoms=True)
+    for ensemble in ("nvt", "npt-flexible"):
+        level = build(cp2k_code, wide, level="revpbe-d3-demo", ensemble=ensemble).level
+        assert level["grid_cells"] == [wide.get_ase().cell.round(6).tolist()]
+    shared = build(cp2k_code, wide, level="revpbe-d3-demo", crystals=[crystal(alike), wide]).level
+    assert shared["grid_cells"] == [alike.cell.round(6).tolist()]
+    for structure, name in ((wide, "gfn1-xtb"), (gas(), "revpbe-d3-demo")):
+        assert "grid_cells" not in build(cp2k_code, structure, level=name).level.get_dict()
+    builder = build(cp2k_code, wide, level="revpbe-d3-demo")
+    builder.level = orm.Dict(load_level("revpbe-d3-demo"))
+    assert "name a reference cell in `grid_cells`" in validate_inputs(builder._inputs(prune=True))
 
 
 def test_a_pressure_without_a_barostat_is_warned_about(cp2k_code, monkeypatch):

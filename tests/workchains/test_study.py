@@ -297,10 +297,11 @@ def test_sampling_may_be_hotter_than_the_runs(codes):
 
 
 def test_labels_of_a_crystal_have_one_grid_throughout_a_study(codes):
-    """Those of the frames, and those of the runs that are reweighted."""
-    builder = make_study_builder(codes, {"labelling": {"protocol": "demo", "level": "revpbe-d3-demo"}})
-    levels = [builder.labelling.level, builder.reweighting["labelling"]["level"]]
-    assert levels[0].get_dict() == levels[1].get_dict()
+    """Those of the frames, of the runs that are reweighted, and of the sampling where it is at the same level."""
+    same = {"protocol": "demo", "level": "revpbe-d3-demo"}
+    builder = make_study_builder(codes, {"labelling": same, "sampling_crystal": same})
+    levels = [builder.labelling.level, builder.reweighting["labelling"]["level"], builder.sampling_crystal.level]
+    assert levels[0].get_dict() == levels[1].get_dict() == levels[2].get_dict()
     cells = [crystal.cell for crystal in dict(builder.crystals).values()]
     assert levels[0]["grid_cells"] == with_references([], cells)
 
