@@ -15,10 +15,12 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from ase.formula import Formula
+from numpy.typing import ArrayLike, NDArray
 
 from aiida_mlfinetune.common.errors import StudyError
 from aiida_mlfinetune.science.crystals.cells import kpoints_mesh, largest_radius_A, perpendicular_widths
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.reference_cells import strains, with_references
 
 EXCHANGE_KEYS = ("radius_A", "largest_A")
@@ -66,11 +68,10 @@ def check_cell_settings(spec: Mapping[str, Any]) -> None:
 
 
 def settle_level(spec: Mapping[str, Any], cells: ArrayLike | None = None) -> dict[str, Any]:
-    """Return the level with the radius, the mesh and the grids that hold for all ``cells``, written into its sections.
+    """Return the level with the radius and the mesh that hold for all ``cells``, written into its sections.
 
     The radius is just under half the smallest width of any cell, at most ``exchange.largest_A``; the mesh is the one
-    that the smallest cell needs; the grids are those of the first cell of every crystal. What the level gives
-    explicitly stays as it is, and cells of crystals that are new to it are appended to ``grid_cells``.
+    that the smallest cell needs. What the level gives explicitly stays as it is.
 
     Args:
         spec: the level, as from ``load_level``.
@@ -98,16 +99,28 @@ def settle_level(spec: Mapping[str, Any], cells: ArrayLike | None = None) -> dic
         settled["kpoints"] = kpoints = {"mesh": list(kpoints_mesh(cells, kpoints["spacing_per_A"]))}
     if "mesh" in kpoints:
         _use_mesh(settled["parameters"]["DFT"], kpoints["mesh"])
-    if cells is not None:
-        settled = with_grid_cells(settled, cells)
     return settled
 
 
-def with_grid_cells(spec: Mapping[str, Any], cells: ArrayLike) -> dict[str, Any]:
-    """Return the level with a reference cell for each crystal of ``cells`` (n, 3, 3), if it has a grid."""
-    if not np.size(cells) or not has_grid(spec):
+def with_grid_cells(spec: Mapping[str, Any], crystals: Frames) -> dict[str, Any]:
+    """Return the level with a reference cell for each of ``crystals``, if it has a grid.
+
+    Crystals of one composition share it where the one is stretched by less than 25 % against the other.
+    """
+    periodic = np.flatnonzero(crystals.pbc.all(axis=1))
+    if not periodic.size or not has_grid(spec):
         return dict(spec)
-    return {**spec, "grid_cells": with_references(spec.get("grid_cells") or [], cells)}
+    formulas, known = np.array(crystals.formulas)[periodic].tolist(), spec.get("grid_cells") or {}
+    return {**spec, "grid_cells": with_references(known, formulas, crystals.cells[periodic])}
+
+
+def with_grids_of_frames(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
+    """Return the level with reference cells for those of ``frames`` whose composition has none yet.
+
+    However far they are strained, frames of a composition that the level knows are of the crystals that it knows.
+    """
+    known = spec.get("grid_cells") or {}
+    return with_grid_cells(spec, frames.select([i for i, name in enumerate(frames.formulas) if name not in known]))
 
 
 def as_labelled(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +131,11 @@ def as_labelled(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
         settings: of the labels' level, as ``level_metadata`` made them.
     """
     own = {name: settings[name] for name in ("exchange", "kpoints", "grid_cells") if settings.get(name)}
-    return with_grid_cells(settle_level({**spec, **own}), spec.get("grid_cells") or [])
+    settled = settle_level({**spec, **own})
+    for formula, cells in (spec.get("grid_cells") or {}).items():
+        known = settled.get("grid_cells") or {}
+        settled["grid_cells"] = with_references(known, [formula] * len(cells), cells)
+    return settled
 
 
 def has_grid(spec: Mapping[str, Any]) -> bool:
@@ -126,19 +143,29 @@ def has_grid(spec: Mapping[str, Any]) -> bool:
     return str(spec["parameters"].get("DFT", {}).get("QS", {}).get("METHOD", "GPW")).upper() not in GRIDLESS
 
 
-def grid_numbers(spec: Mapping[str, Any], cells: ArrayLike) -> np.ndarray:
-    """Return (n,) which reference cell of a settled level gives each of the cells (n, 3, 3) its grid: the nearest."""
-    references = spec.get("grid_cells") or []
-    cells = np.asarray(cells, dtype=float).reshape(-1, 3, 3)
-    return np.array([strains(references, cell).argmin() if references else 0 for cell in cells], dtype=int)
+def grid_strains(spec: Mapping[str, Any], frames: Frames) -> list[NDArray[np.float64]]:
+    """Return (n) for each of ``frames`` how far it is from every reference cell of its composition, none for some."""
+    references, own = spec.get("grid_cells") or {}, []
+    for formula, cell, pbc in zip(frames.formulas, frames.cells, frames.pbc, strict=True):
+        cells = references.get(formula) if all(pbc) else None
+        own.append(strains(cells, cell) if cells else np.zeros(0))
+    return own
 
 
-def grid_section(spec: Mapping[str, Any], cell: ArrayLike) -> dict[str, Any]:
-    """Return what CP2K's section of the cell (3, 3) needs to have the grid of its reference; nothing without one."""
-    references = spec.get("grid_cells") or []
-    if not references:
+def grid_numbers(spec: Mapping[str, Any], frames: Frames) -> NDArray[np.int64]:
+    """Return (n,) which of the reference cells of its composition gives each of ``frames`` its grid: the nearest.
+
+    That is 0 where there is none: for molecules, and where the grid is open.
+    """
+    return np.array([own.argmin() if own.size else 0 for own in grid_strains(spec, frames)], dtype=np.int64)
+
+
+def grid_section(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
+    """Return what CP2K's section of the cell needs to have the grid of the first of ``frames``; nothing without one."""
+    (own,) = grid_strains(spec, first := frames.select([0]))
+    if not own.size:
         return {}
-    reference = references[grid_numbers(spec, [cell])[0]]
+    reference = spec["grid_cells"][first.formulas[0]][own.argmin()]
     return {"CELL_REF": {name: " ".join(map(repr, row)) for name, row in zip("ABC", reference, strict=True)}}
 
 
@@ -156,8 +183,6 @@ def cells_problem(spec: Mapping[str, Any], cells: ArrayLike, indices: ArrayLike 
             f"the k-points of level {spec['key']!r} are open: set `kpoints.mesh`, or get it from "
             "`settle_level(level, cells)`"
         )
-    if problem := _grid_problem(spec, np.asarray(cells, dtype=float).reshape(-1, 3, 3)):
-        return problem
     radii = [float(section.get("CUTOFF_RADIUS", 0.0)) for section in _truncated(spec["parameters"])]
     widths = perpendicular_widths(cells).min(axis=1)
     if radii and widths.min() < 2 * max(radii):
@@ -194,12 +219,26 @@ def narrow_cells_warning(spec: Mapping[str, Any], cells: ArrayLike) -> str | Non
     )
 
 
-def distant_cells_warning(spec: Mapping[str, Any], cells: ArrayLike) -> str | None:
-    """Return why the grid of a settled level is doubtful for some of the periodic cells (n, 3, 3), or None."""
-    references = spec.get("grid_cells") or []
-    if not references or not np.size(cells):
+def grid_problem(spec: Mapping[str, Any], frames: Frames) -> str | None:
+    """Return why the grid of a level does not fit ``frames``, or None."""
+    if not has_grid(spec):
         return None
-    largest = max(strains(references, cell).min() for cell in np.asarray(cells, dtype=float).reshape(-1, 3, 3))
+    open_cells: dict[str, NDArray[np.float64]] = {}
+    for formula, cell, pbc in zip(frames.formulas, frames.cells, frames.pbc, strict=True):
+        if not all(pbc) or formula in (spec.get("grid_cells") or {}):
+            continue
+        if not np.allclose(cell, open_cells.setdefault(formula, cell), rtol=0.0, atol=1e-6):
+            return (
+                f"the cells of {formula} differ, and the grid of level {spec['key']!r} is open, so that energies would "
+                "jump from one cell to another: set `grid_cells` (by formula, reference cells in angstrom), or get "
+                "them from `settle_for(level, frames)`"
+            )
+    return None
+
+
+def distant_cells_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
+    """Return why the grid of a settled level is doubtful for some of ``frames``, or None."""
+    largest = max((own.min() for own in grid_strains(spec, frames) if own.size), default=0.0)
     if largest <= DOUBTFUL_STRAIN:
         return None
     return (
@@ -209,27 +248,29 @@ def distant_cells_warning(spec: Mapping[str, Any], cells: ArrayLike) -> str | No
 
 
 def _check_grid_cells(spec: Mapping[str, Any], where: str) -> None:
-    references = spec.get("grid_cells") or []
+    references = spec.get("grid_cells") or {}
     if not references:
         return
     if not has_grid(spec):
         raise StudyError(f"`grid_cells` {where}: its method has no grid; leave them out")
-    try:
-        shape, volumes = np.shape(references), np.abs(np.linalg.det(np.array(references, dtype=float)))
-    except (ValueError, np.linalg.LinAlgError):
-        shape, volumes = (), np.zeros(1)
-    if len(shape) != 3 or shape[1:] != (3, 3) or volumes.min() < 1e-3:
-        raise StudyError(f"`grid_cells` {where} must be a list of cells, three vectors in angstrom each, with a volume")
-
-
-def _grid_problem(spec: Mapping[str, Any], cells: np.ndarray) -> str | None:
-    """Return why frames with these cells (n, 3, 3) cannot be labelled with the grids of a level, or None."""
-    if not has_grid(spec) or spec.get("grid_cells") or np.allclose(cells, cells[0], rtol=0.0, atol=1e-6):
-        return None
-    return (
-        f"the cells differ, and the grid of level {spec['key']!r} is open, so that energies would jump from one cell "
-        "to another: set `grid_cells` (reference cells, angstrom), or get them from `settle_level(level, cells)`"
-    )
+    if not isinstance(references, Mapping):
+        raise StudyError(f"`grid_cells` {where} must name the formula of each cell: {{'H16O8': [cell, ...]}}")
+    for formula, cells in references.items():
+        try:
+            proper = Formula(formula).format("hill")
+        except ValueError as error:
+            raise StudyError(f"`grid_cells` {where}: {formula!r} is no formula of a cell") from error
+        if formula != proper:
+            raise StudyError(f"`grid_cells` {where}: write the formula {formula!r} of the cell as {proper!r}")
+        try:
+            shape, volumes = np.shape(cells), np.abs(np.linalg.det(np.array(cells, dtype=float)))
+        except (ValueError, TypeError, np.linalg.LinAlgError):
+            shape, volumes = (), np.zeros(1)
+        if len(shape) != 3 or shape[1:] != (3, 3) or volumes.min() < 1e-3:
+            raise StudyError(
+                f"`grid_cells` {where} must hold, for {formula}, a list of cells: three vectors in angstrom each, with "
+                "a volume"
+            )
 
 
 def _no_kpoints(dft: Mapping[str, Any]) -> str:

@@ -15,8 +15,10 @@ from aiida_mlfinetune.calculations.cp2k_cells import (
     cells_problem,
     distant_cells_warning,
     grid_numbers,
+    grid_problem,
     narrow_cells_warning,
     settle_level,
+    with_grids_of_frames,
 )
 from aiida_mlfinetune.science.datasets.frames import Frames
 
@@ -38,16 +40,23 @@ _POTENTIAL = re.compile(r"GTH-(?:NLCC-)?(?P<family>[A-Za-z0-9]+?)(?:-q\d+)?$")
 def level_problem(spec: Mapping[str, Any], frames: Frames) -> str | None:
     """Return why CP2K could not label ``frames`` at a level, or None: elements, basis sets, potentials, cells."""
     periodic = frames.pbc.all(axis=1)
-    return kinds_problem(spec, frames.elements) or cells_problem(spec, frames.cells[periodic], np.flatnonzero(periodic))
+    cells = frames.cells[periodic]
+    return (
+        kinds_problem(spec, frames.elements)
+        or cells_problem(spec, cells, np.flatnonzero(periodic))
+        or grid_problem(spec, frames)
+    )
 
 
 def settle_for(spec: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
     """Return the level with the exact-exchange radius, the k-points and the grids that hold for all of ``frames``.
 
+    Frames of a composition that ``grid_cells`` knows share its grids; of another, those of the first of every crystal.
+
     Raises:
         StudyError: cells that are too small for exact exchange.
     """
-    return settle_level(spec, frames.cells[frames.pbc.all(axis=1)])
+    return with_grids_of_frames(settle_level(spec, frames.cells[frames.pbc.all(axis=1)]), frames)
 
 
 def level_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
@@ -55,7 +64,7 @@ def level_warning(spec: Mapping[str, Any], frames: Frames) -> str | None:
     cells = frames.cells[frames.pbc.all(axis=1)]
     warnings = (
         narrow_cells_warning(spec, cells),
-        distant_cells_warning(spec, cells),
+        distant_cells_warning(spec, frames),
         several_grids_warning(spec, frames),
     )
     return "; ".join(warning for warning in warnings if warning) or None
@@ -68,7 +77,7 @@ def several_grids_warning(spec: Mapping[str, Any], frames: Frames) -> str | None
     """
     periodic, formulas = np.flatnonzero(frames.pbc.all(axis=1)), frames.formulas
     numbers: dict[str, list[int]] = {}
-    for index, number in zip(periodic, grid_numbers(spec, frames.cells[periodic]), strict=True):
+    for index, number in zip(periodic, grid_numbers(spec, frames)[periodic], strict=True):
         numbers.setdefault(formulas[index], []).append(int(number))
     for formula, own in numbers.items():
         counts = sorted((own.count(number) for number in set(own)), reverse=True)

@@ -49,11 +49,6 @@ def cp2k_inputs_problem(inputs: Mapping[str, Any]) -> str | None:
         dataset = inputs["dataset"]
         if problem := new_level_problem(spec, dataset) or level_problem(spec, dataset.frames):
             return problem
-        if dataset.frames.pbc.all() and np.ptp(grid_numbers(spec, dataset.frames.cells)):
-            return (
-                "the frames are of crystals with different reference cells, and one CP2K job has one grid: use the "
-                "labelling work chain, which sorts frames into jobs"
-            )
     return ranks_problem(spec, _mpi_processes(inputs)) if "code" in inputs else None
 
 
@@ -68,7 +63,18 @@ def _mpi_processes(inputs: Mapping[str, Any]) -> int:
 
 def validate_inputs(inputs: Mapping[str, Any], port: Any) -> str | None:
     """Check our own inputs, and what AiiDA asks of every job."""
-    return cp2k_inputs_problem(inputs) or validate_calc_job(inputs, port)
+    return cp2k_inputs_problem(inputs) or _several_grids(inputs) or validate_calc_job(inputs, port)
+
+
+def _several_grids(inputs: Mapping[str, Any]) -> str | None:
+    if "level" not in inputs or "dataset" not in inputs:
+        return None
+    if np.ptp(grid_numbers(inputs["level"].get_dict(), inputs["dataset"].frames)) == 0:
+        return None
+    return (
+        "the frames are of crystals with different reference cells, and one CP2K job has one grid: use the labelling "
+        "work chain, which sorts frames into jobs"
+    )
 
 
 class Cp2kLabelCalculation(Cp2kCalculation):

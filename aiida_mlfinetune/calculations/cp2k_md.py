@@ -23,6 +23,7 @@ from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, StudyError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.checks import check_structure
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 
 SHARE_OF_WALLTIME = 0.9
@@ -135,7 +136,7 @@ def check_run(level: Mapping[str, Any], atoms: Atoms, settings: MdSettings) -> N
             f"ensemble {settings.ensemble.value!r} moves the cell, but the structure is a molecule without one: use "
             f"{Ensemble.NVT.value!r}"
         )
-    if settings.ensemble.has_barostat and has_grid(level) and not level.get("grid_cells"):
+    if settings.ensemble.has_barostat and has_grid(level) and not grid_section(level, Frames.from_atoms([atoms])):
         raise StudyError(
             f"ensemble {settings.ensemble.value!r} moves the cell, and the grid of level {level['key']!r} is open, so "
             "that the energy would jump: name a reference cell in `grid_cells`, as `get_builder_from_protocol` does"
@@ -151,7 +152,7 @@ def md_parameters(level: Mapping[str, Any], settings: MdSettings, atoms: Atoms) 
     section = force_eval(level, atoms.get_chemical_symbols(), periodic)
     if periodic:
         section["PRINT"]["STRESS_TENSOR"]["EACH"] = each
-        section["SUBSYS"]["CELL"].update(grid_section(level, atoms.cell.array))
+        section["SUBSYS"]["CELL"].update(grid_section(level, Frames.from_atoms([atoms])))
     else:
         edge = vacuum_edge_A(level, atoms.positions)
         section["SUBSYS"]["CELL"]["ABC"] = f"{edge} {edge} {edge}"

@@ -58,7 +58,7 @@ def reftraj_input(
     tree.setdefault("PRINT", {})["FORCES"] = {"_": "ON", "NDIGITS": 16}
     tree["SUBSYS"]["CELL"].update({name: _vector(row) for name, row in zip("ABC", job_cell(spec, frames), strict=True)})
     if periodic:
-        tree["SUBSYS"]["CELL"].update(grid_section(spec, frames.cells[0]))
+        tree["SUBSYS"]["CELL"].update(grid_section(spec, frames))
     tree["SUBSYS"]["TOPOLOGY"] = {"COORD_FILE_NAME": COORDINATES_FILENAME, "COORD_FILE_FORMAT": "XYZ"}
     reftraj: dict[str, Any] = {
         "EVAL_FORCES": True,

@@ -41,7 +41,7 @@ class ModelSamplingWorkChain(ProtocolMixin, WorkChain):
             valid_type=orm.Dict,
             validator=validate_selection,
             help="n_frames, method (random or stride), seed, equilibration (fraction left out), volume_range (relative "
-            "to reference_volume_A3) or null.",
+            "to reference_volume_A3) or null, largest_shear.",
         )
         spec.inputs.dynamic = False
         spec.inputs.validator = validate_inputs
@@ -109,7 +109,7 @@ class ModelSamplingWorkChain(ProtocolMixin, WorkChain):
         )
         selection = dict(inputs["selection"])
         if not any(structure.pbc):
-            selection["volume_range"] = None
+            selection |= {"volume_range": None, "largest_shear": 0.0}
         elif selection["volume_range"] is not None:
             selection.setdefault(REFERENCE_VOLUME, structure.get_cell_volume())
         builder = cls.get_builder()
@@ -158,8 +158,10 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     choice = selection_of(inputs["selection"])
     try:
         settings = IpiSettings.from_dict(dynamics["parameters"].get_dict())
-        if choice.volume_range is not None and not any(dynamics["structure"].pbc):
-            raise StudyError("the selection has a 'volume_range', but the structure is a molecule: leave it out")
+        if choice.changes_cells and not any(dynamics["structure"].pbc):
+            raise StudyError(
+                "the selection has a 'volume_range' or 'largest_shear', but the structure is a molecule: leave it out"
+            )
         select_indices((settings.n_steps // settings.stride + 1) * settings.n_beads, choice)
     except MlFinetuneError as error:
         return str(error)

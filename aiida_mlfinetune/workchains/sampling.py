@@ -26,6 +26,7 @@ from aiida_mlfinetune.common.enums import Ensemble
 from aiida_mlfinetune.common.errors import FramesError, MlFinetuneError, StudyError
 from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
 from aiida_mlfinetune.science.dynamics.md_settings import MdSettings
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge, unused_pressure, with_state
@@ -71,7 +72,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
             valid_type=orm.Dict,
             validator=validate_selection,
             help="n_frames, method (random or stride), seed, equilibration (fraction left out), volume_range (relative "
-            "to reference_volume_A3) or null.",
+            "to reference_volume_A3) or null, largest_shear.",
         )
         spec.inputs.validator = validate_inputs
         spec.outline(
@@ -136,7 +137,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
                 selection.setdefault(REFERENCE_VOLUME, structure.get_cell_volume())
         else:
             md["ensemble"] = ensemble or given.get("ensemble") or Ensemble.NVT
-            selection["volume_range"] = None
+            selection |= {"volume_range": None, "largest_shear": 0.0}
         settings = MdSettings.from_dict(md)
         if any(structure.pbc) and (
             warning := unused_pressure(settings.ensemble, pressure_bar, given.get("pressure_bar"))
@@ -147,7 +148,7 @@ class SamplingWorkChain(ProtocolMixin, BaseRestartWorkChain):
         else:
             spec = load_level(level or inputs["level"], inputs["level_overrides"])
         if all(structure.pbc):
-            spec = with_grid_cells(spec, [crystal.cell for crystal in (*crystals, structure)])
+            spec = with_grid_cells(spec, Frames.from_atoms([each.get_ase() for each in (*crystals, structure)]))
         check_run(spec, structure.get_ase(), settings)
         if all(structure.pbc) and (warning := narrow_cells_warning(spec, [structure.cell])) is not None:
             AIIDA_LOGGER.warning(warning)
@@ -246,8 +247,10 @@ def validate_inputs(inputs: Mapping[str, Any], _: Any = None) -> str | None:
     try:
         settings = MdSettings.from_dict(inputs["md"].get_dict())
         check_run(inputs["level"].get_dict(), atoms, settings)
-        if choice.volume_range is not None and not atoms.pbc.all():
-            raise StudyError("the selection has a 'volume_range', but the structure is a molecule: leave it out")
+        if choice.changes_cells and not atoms.pbc.all():
+            raise StudyError(
+                "the selection has a 'volume_range' or 'largest_shear', but the structure is a molecule: leave it out"
+            )
         select_indices(settings.n_steps // settings.stride + 1, choice)
     except MlFinetuneError as error:
         return str(error)

@@ -9,7 +9,7 @@ from aiida import orm
 from aiida.common.log import AIIDA_LOGGER
 from aiida.engine import ProcessBuilder
 
-from aiida_mlfinetune.common.enums import TrainingMode
+from aiida_mlfinetune.common.enums import Ensemble, TrainingMode
 from aiida_mlfinetune.common.errors import ModelError, StudyError
 from aiida_mlfinetune.data.foundations import load_foundation
 from aiida_mlfinetune.data.model import MaceModelData
@@ -190,10 +190,12 @@ class SublimationBuilderMixin(ProtocolMixin):
 def state_of_sampling(settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state to sample at: that of the chain, without what the settings of the sampling have themselves.
 
-    Frames from a hotter run than those that follow teach a model what lies around theirs.
+    Frames from a hotter run than those that follow teach a model what lies around theirs. In fixed cells there is no
+    pressure.
     """
     run = settings.get("md") or (settings.get("dynamics") or {}).get("parameters") or {}
-    return {name: value for name, value in state.items() if run.get(name) is None}
+    unused = {"pressure_bar"} if run.get("ensemble") in (Ensemble.NVE, Ensemble.NVT) else set()
+    return {name: value for name, value in state.items() if run.get(name) is None and name not in unused}
 
 
 def without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from aiida_mlfinetune.calculations.cp2k_cells import (
     cells_problem,
     distant_cells_warning,
     grid_numbers,
+    grid_section,
     narrow_cells_warning,
     settle_level,
     with_grid_cells,
@@ -198,63 +199,95 @@ def test_cells_of_molecules_do_not_count():
     assert cells_problem(level, np.zeros((0, 3, 3))) is None
 
 
+def waters(*cells):
+    """Return a frame of a water molecule for each cell (3, 3), or edge of a cube, in angstrom."""
+    cells = [cell if np.ndim(cell) else [cell] * 3 for cell in cells]
+    return Frames.from_atoms([Atoms("H2O", np.eye(3), cell=cell, pbc=True) for cell in cells])
+
+
 def test_frames_of_a_crystal_share_the_grid_of_one_cell():
     """That of the first frame, or of the crystal that is named before there are frames."""
     level = load_level("revpbe-d3-demo")
     crystal, other = np.diag([4.6, 7.8, 7.3]), np.diag([6.4, 6.4, 6.4])
-    settled = settle_level(level, [0.99 * crystal, 1.02 * crystal, other])
-    assert settled["grid_cells"] == [(0.99 * crystal).round(6).tolist(), other.tolist()]
+    settled = settle_for(level, waters(0.99 * crystal, 1.02 * crystal, other))
+    assert settled["grid_cells"] == {"H2O": [(0.99 * crystal).round(6).tolist(), other.tolist()]}
     assert level_metadata(settled).settings["grid_cells"] == settled["grid_cells"]
-    assert grid_numbers(settled, [1.05 * other, crystal]).tolist() == [1, 0]
-    named = settle_level(with_grid_cells(level, [crystal]), [1.02 * crystal])
-    assert named["grid_cells"] == [crystal.tolist()]
-    assert cells_problem(named, [1.02 * crystal, 0.97 * crystal]) is None
-    assert distant_cells_warning(named, [1.09 * crystal]) is None
-    assert "stretched by 12 %" in distant_cells_warning(named, [crystal, 1.12 * crystal])
+    assert grid_numbers(settled, waters(1.05 * other, crystal)).tolist() == [1, 0]
+    named = with_grid_cells(level, waters(crystal))
+    assert settle_for(named, waters(1.02 * crystal, 1.4 * crystal)) == named  # however far it is strained
+    assert level_problem(named, waters(1.02 * crystal, 0.97 * crystal)) is None
+    assert distant_cells_warning(named, waters(1.09 * crystal)) is None
+    assert "stretched by 12 %" in distant_cells_warning(named, waters(crystal, 1.12 * crystal))
+
+
+def test_crystals_of_different_composition_have_a_grid_each():
+    level = load_level("revpbe-d3-demo")
+    two = Frames.from_atoms([Atoms("H4O2", np.ones((6, 3)), cell=[6.5] * 3, pbc=True)])
+    settled = settle_for(with_grid_cells(level, waters(6.4)), Frames.concatenate([waters(6.6), two]))
+    assert settled["grid_cells"] == {"H2O": [np.diag([6.4] * 3).tolist()], "H4O2": [np.diag([6.5] * 3).tolist()]}
+    assert grid_section(settled, two)["CELL_REF"]["A"] == "6.5 0.0 0.0"
+    assert grid_section(settled, waters(6.6))["CELL_REF"]["A"] == "6.4 0.0 0.0"
+    assert grid_section(settled, Frames.from_atoms([molecule("H2O")])) == {}
+    assert grid_section(level, two) == {}
 
 
 def test_a_crystal_sheared_into_another_is_warned_of():
     """Its frames have two grids then, as those of two crystals have."""
     level, cell = load_level("revpbe-d3-demo"), np.diag([8.0, 8.0, 8.0])
     sheared = cell + np.diag([4.0, 0.0], k=1)
-    two = Frames.from_atoms([Atoms("H2O", np.eye(3), cell=one, pbc=True) for one in (cell, cell, sheared)])
+    two = waters(cell, cell, sheared)
     other = Frames.from_atoms([Atoms("H4O2", np.ones((6, 3)), cell=sheared, pbc=True)])
     settled = settle_for(level, two)
-    assert len(settled["grid_cells"]) == 2
+    assert len(settled["grid_cells"]["H2O"]) == 2
     assert "frames of H2O have 2 grids in level 'revpbe-d3-demo/cp2k' ([2, 1] frames)" in level_warning(settled, two)
     assert level_warning(settled, Frames.concatenate([two.select([0, 1]), other])) is None
     assert level_warning(load_level("gfn1-xtb"), two) is None
 
 
 def test_what_has_no_grid_has_no_reference_cell():
-    cells = [np.diag([4.6, 7.8, 7.3]), np.diag([4.7, 7.8, 7.3])]
-    for level in (settle_level(load_level("gfn1-xtb"), cells), settle_level(load_level("revpbe-d3"), [])):
+    frames = waters(7.0, 7.1)
+    for level in (settle_for(load_level("gfn1-xtb"), frames), settle_for(load_level("revpbe-d3"), frames.select([]))):
         assert "grid_cells" not in level
-        assert distant_cells_warning(level, cells) is None
-    assert cells_problem(load_level("gfn1-xtb"), cells) is None
+        assert distant_cells_warning(level, frames) is None
+    assert level_problem(load_level("gfn1-xtb"), frames) is None
 
 
 def test_a_grid_that_is_open_is_refused_where_cells_differ():
-    level, cell = load_level("revpbe-d3"), np.diag([6.0, 6.0, 6.0])
-    assert cells_problem(level, [cell, cell]) is None
-    assert "energies would jump" in cells_problem(level, [cell, 1.001 * cell])
+    level = load_level("revpbe-d3")
+    assert level_problem(level, waters(6.0, 6.0)) is None
+    assert "energies would jump" in level_problem(level, waters(6.0, 6.006))
 
 
-@pytest.mark.parametrize("cells", [[1.0], [[[1.0, 0.0, 0.0]] * 3], "6 6 6", [np.eye(3).tolist(), 2]])
+@pytest.mark.parametrize(
+    "cells", [1.0, [[1.0, 0.0, 0.0]] * 3, "6 6 6", [np.eye(3).tolist(), 2], [np.ones((3, 3)).tolist()]]
+)
 def test_reference_cells_need_three_vectors(cells):
-    with pytest.raises(StudyError, match="must be a list of cells"):
+    with pytest.raises(StudyError, match="must hold, for H2O, a list of cells"):
+        load_level("revpbe-d3", {"grid_cells": {"H2O": cells}})
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ([np.eye(3).tolist()], "must name the formula"),
+        ({"OH2": [np.eye(3).tolist()]}, "write the formula 'OH2' of the cell as 'H2O'"),
+        ({"water?": [np.eye(3).tolist()]}, "'water\\?' is no formula"),
+    ],
+)
+def test_reference_cells_are_those_of_a_formula(cells, problem):
+    with pytest.raises(StudyError, match=problem):
         load_level("revpbe-d3", {"grid_cells": cells})
 
 
 def test_reference_cells_of_a_method_without_a_grid_are_refused():
     with pytest.raises(StudyError, match="its method has no grid"):
-        load_level("gfn1-xtb", {"grid_cells": [np.eye(3).tolist()]})
+        load_level("gfn1-xtb", {"grid_cells": {"H2O": [np.eye(3).tolist()]}})
 
 
 @pytest.mark.parametrize("name", ["pbe0-admm", "revpbe-d3"])
 def test_more_labels_share_what_the_first_ones_have(name):
     crystal, other = np.diag([4.6, 7.8, 7.3]), np.diag([6.4, 6.4, 6.4])
-    first = settle_level(load_level(name), [crystal])
-    more = as_labelled(with_grid_cells(load_level(name), [1.03 * crystal, other]), level_metadata(first).settings)
-    assert more["grid_cells"] == [crystal.tolist(), other.tolist()]
+    first = settle_for(load_level(name), waters(crystal))
+    more = as_labelled(with_grid_cells(load_level(name), waters(1.03 * crystal, other)), level_metadata(first).settings)
+    assert more["grid_cells"] == {"H2O": [crystal.tolist(), other.tolist()]}
     assert level_metadata(first).joined(level_metadata(more)) == level_metadata(more)

@@ -9,7 +9,7 @@ from aiida.engine import run_get_node
 from ase.build import molecule
 
 from aiida_mlfinetune.calculations.cp2k_cells import with_grid_cells
-from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem
+from aiida_mlfinetune.calculations.cp2k_label import Cp2kLabelCalculation, cp2k_inputs_problem, validate_inputs
 from aiida_mlfinetune.calculations.cp2k_md import Cp2kMdCalculation, md_parameters
 from aiida_mlfinetune.calculations.functions.labelling import make_batches
 from aiida_mlfinetune.data.dataset import DatasetData
@@ -45,7 +45,7 @@ def test_energies_are_smooth_and_have_the_stress_as_slope(aiida_profile, cp2k_co
     """Left to itself, CP2K has another number of points for each cell, which no stress tells of."""
     images = [box(edge) for edge in EDGES_A]
     shared = labels(cp2k_code, images, load_level(LEVEL))
-    assert shared.level.settings["grid_cells"] == [images[0].cell.tolist()]
+    assert shared.level.settings["grid_cells"] == {"H2O": [images[0].cell.tolist()]}
     volumes = np.array(EDGES_A) ** 3
     pressure = -np.trace(shared.stress, axis1=1, axis2=2) / 3
     work = -np.diff(volumes) * (pressure[1:] + pressure[:-1]) / 2
@@ -61,10 +61,11 @@ def test_energies_are_smooth_and_have_the_stress_as_slope(aiida_profile, cp2k_co
 def test_a_job_has_one_grid(aiida_profile, cp2k_code):
     """Frames of crystals with reference cells of their own are sorted into jobs."""
     images = [box(4.6), box(6.4), box(4.65)]
-    level = orm.Dict(with_grid_cells(load_level(LEVEL), [image.cell.array for image in images]))
+    level = orm.Dict(with_grid_cells(load_level(LEVEL), Frames.from_atoms(images)))
     data = DatasetData(Frames.from_atoms(images))
-    problem = cp2k_inputs_problem({"level": level, "dataset": data})
+    problem = validate_inputs({"level": level, "dataset": data}, None)
     assert "one CP2K job has one grid" in problem
+    assert cp2k_inputs_problem({"level": level, "dataset": data}) is None  # nor does the labelling, which sorts them
     batches = make_batches(data, orm.Int(10), orm.Bool(False), level)
     edges = sorted(sorted(batch.frames.cells[:, 0, 0].round(2)) for batch in batches.values())
     assert edges == [[4.6, 4.65], [6.4]]
@@ -78,7 +79,7 @@ def test_energy_is_conserved_where_the_cell_passes_a_change_of_the_grid(aiida_pr
     """Without a reference cell the conserved quantity falls by 13 meV at the sixth step, as CP2K takes more points."""
     settings = {"n_steps": 7, "ensemble": "npt-flexible", "temperature_K": 300.0, "pressure_bar": -6e4, "seed": 1}
     start = box(4.765)
-    level = with_grid_cells(load_level(LEVEL), [start.cell.array])
+    level = with_grid_cells(load_level(LEVEL), Frames.from_atoms([start]))
 
     def drift(parameters):
         builder = Cp2kMdCalculation.get_builder()
@@ -98,6 +99,6 @@ def test_energy_is_conserved_where_the_cell_passes_a_change_of_the_grid(aiida_pr
 @pytest.mark.parametrize("ensemble", ["npt-flexible", "nvt"])
 def test_a_run_has_the_grid_that_its_level_names(ensemble):
     settings = MdSettings.from_dict({"n_steps": 10, "ensemble": ensemble, "temperature_K": 100.0, "seed": 1})
-    level = with_grid_cells(load_level(LEVEL), [box(4.8).cell.array])
+    level = with_grid_cells(load_level(LEVEL), Frames.from_atoms([box(4.8)]))
     cell = md_parameters(level, settings, box(4.6))["FORCE_EVAL"]["SUBSYS"]["CELL"]
     assert cell["CELL_REF"]["A"] == "4.8 0.0 0.0"

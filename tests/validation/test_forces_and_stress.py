@@ -6,7 +6,7 @@ import pytest
 from aiida import orm
 from aiida.engine import run_get_node
 
-from aiida_mlfinetune.calculations.cp2k_cells import settle_level
+from aiida_mlfinetune.calculations.cp2k_checks import settle_for
 from aiida_mlfinetune.common.units import EV_MEV, GPA_EV_A3
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.science.datasets.frames import Frames
@@ -27,7 +27,7 @@ def test_forces_and_stress_are_slopes_of_the_energy(aiida_profile, cp2k_code, va
     dataset = DatasetData(frames).store()
     rows = []
     for name in LEVELS:
-        level = settle_level(load_level(name), frames.cells)
+        level = settle_for(load_level(name), frames)
         builder = LabellingWorkChain.get_builder_from_protocol(
             cp2k_code,
             dataset,

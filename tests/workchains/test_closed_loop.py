@@ -250,8 +250,9 @@ def test_more_labels_have_the_grid_of_those_that_are_there(ipi_code, python_code
     """Where the crystal starts from another cell than that of the first labels; without a grid they are refused."""
     spec, images = load_level("revpbe-d3-demo"), shaken()
     crystal = ice_and_molecule()[0]
+    formula = crystal.get_ase().get_chemical_formula()
     first = (1.03 * crystal.get_ase().cell.array).round(6).tolist()
-    settled = {**spec, "grid_cells": [first]}
+    settled = {**spec, "grid_cells": {formula: [first]}}
 
     def make(dataset):
         return ClosedLoopWorkChain.get_builder_from_protocol(
@@ -271,9 +272,9 @@ def test_more_labels_have_the_grid_of_those_that_are_there(ipi_code, python_code
 
     builder = make(labelled_by_cp2k(settled, images))
     for level in (builder.labelling.level, builder.averages["reweighting"]["labelling"]["level"]):
-        assert level["grid_cells"] == [first]
+        assert level["grid_cells"] == {formula: [first]}
     own = crystal.get_ase().cell.array.round(6).tolist()
-    assert make(DatasetData(Frames.from_atoms(images))).labelling.level["grid_cells"] == [own]
+    assert make(DatasetData(Frames.from_atoms(images))).labelling.level["grid_cells"] == {formula: [own]}
     with pytest.raises(StudyError, match="with a grid for every cell"):
         make(labelled_by_cp2k(spec, images))
     with pytest.raises(StudyError, match="with other settings"):

@@ -301,8 +301,8 @@ def test_frames_have_the_grid_of_the_crystal_that_the_run_started_from(make_run,
         return builder.labelling.level.get_dict().get("grid_cells")
 
     run = make_run(NPT, structure=orm.StructureData(ase=start))
-    assert cells(run) == [start.cell.array.round(6).tolist()]
-    assert cells(run, crystals=[orm.StructureData(ase=other)]) == [other.cell.array.round(6).tolist()]
+    assert cells(run) == {"H4O2": [start.cell.array.round(6).tolist()]}
+    assert cells(run, crystals=[orm.StructureData(ase=other)]) == {"H4O2": [other.cell.array.round(6).tolist()]}
     assert cells(make_run(NPT)) is None  # left to the labelling
 
 

@@ -59,9 +59,9 @@ def test_the_grid_is_that_of_the_crystal(cp2k_code):
     alike.set_cell(1.02 * alike.cell, scale_atoms=True)
     for ensemble in ("nvt", "npt-flexible"):
         level = build(cp2k_code, wide, level="revpbe-d3-demo", ensemble=ensemble).level
-        assert level["grid_cells"] == [wide.get_ase().cell.round(6).tolist()]
+        assert level["grid_cells"] == {"H32O16": [wide.get_ase().cell.round(6).tolist()]}
     shared = build(cp2k_code, wide, level="revpbe-d3-demo", crystals=[crystal(alike), wide]).level
-    assert shared["grid_cells"] == [alike.cell.round(6).tolist()]
+    assert shared["grid_cells"] == {"H32O16": [alike.cell.round(6).tolist()]}
     for structure, name in ((wide, "gfn1-xtb"), (gas(), "revpbe-d3-demo")):
         assert "grid_cells" not in build(cp2k_code, structure, level=name).level.get_dict()
     builder = build(cp2k_code, wide, level="revpbe-d3-demo")

@@ -18,6 +18,7 @@ from aiida.tools.archive import create_archive
 from aiida_mlfinetune.common.errors import MlFinetuneError
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.report import collect, render
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.reference_cells import with_references
 from aiida_mlfinetune.science.plans.study import label_cost
 from aiida_mlfinetune.workchains.protocols import load_yaml
@@ -291,6 +292,8 @@ def test_sampling_may_be_hotter_than_the_runs(codes):
     builder = make_study_builder(codes, hot, temperature_K=77.0)
     assert builder.sampling_crystal.md["temperature_K"] == 300.0
     assert builder.sampling_gas.md["temperature_K"] == builder.dynamics_crystal.parameters["temperature_K"] == 77.0
+    fixed = {"sampling_crystal": {"protocol": "demo", "md": {"ensemble": "nvt"}}}
+    assert make_study_builder(codes, fixed, pressure_bar=77.0).sampling_crystal.md["pressure_bar"] != 77.0  # not used
     twice = {"dynamics_gas": {"protocol": "demo", "parameters": {"temperature_K": 7.0}}}
     with pytest.raises(MlFinetuneError, match=r"given twice, as 77\.0 and, in the overrides, as 7\.0"):
         make_study_builder(codes, twice, temperature_K=77.0)
@@ -302,8 +305,8 @@ def test_labels_of_a_crystal_have_one_grid_throughout_a_study(codes):
     builder = make_study_builder(codes, {"labelling": same, "sampling_crystal": same})
     levels = [builder.labelling.level, builder.reweighting["labelling"]["level"], builder.sampling_crystal.level]
     assert levels[0].get_dict() == levels[1].get_dict() == levels[2].get_dict()
-    cells = [crystal.cell for crystal in dict(builder.crystals).values()]
-    assert levels[0]["grid_cells"] == with_references([], cells)
+    crystals = Frames.from_atoms([crystal.get_ase() for crystal in dict(builder.crystals).values()])
+    assert levels[0]["grid_cells"] == with_references({}, crystals.formulas, crystals.cells)
 
 
 def test_frames_may_come_from_dynamics_with_a_model(codes, monkeypatch):

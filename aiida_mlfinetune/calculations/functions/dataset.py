@@ -7,7 +7,7 @@ from aiida.engine import calcfunction
 
 from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.data.dataset import DatasetData
-from aiida_mlfinetune.science.crystals.volumes import frames_at_random_volumes
+from aiida_mlfinetune.science.crystals.volumes import frames_in_random_cells
 from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.merging import drop_levels, transfer_labels
 from aiida_mlfinetune.science.datasets.selection import Selection, select_indices
@@ -45,19 +45,20 @@ def select_frames(dataset: DatasetData, selection: orm.Dict) -> DatasetData:
     """Take frames from a trajectory after equilibration, as a view, or at random volumes, as a new dataset.
 
     ``selection`` holds n_frames, method (``random`` or ``stride``), seed, equilibration (fraction that is left out),
-    and optionally volume_range (lowest and highest volume relative to ``reference_volume_A3``, in cubic angstrom):
-    then cells are rescaled with rigid molecules, and labels are dropped.
+    and optionally volume_range (lowest and highest volume relative to ``reference_volume_A3``, in cubic angstrom) and
+    largest_shear: then cells are changed with rigid molecules, and labels are dropped.
     """
     values = selection.get_dict()
     reference_volume = values.pop(REFERENCE_VOLUME, None)
     choice = Selection.from_dict(values)
     indices = select_indices(dataset.n_frames, choice)
-    if choice.volume_range is None or choice.seed is None:
+    if not choice.changes_cells or choice.seed is None:
         return DatasetData.subset(dataset, indices)
-    if reference_volume is None:
+    if choice.volume_range is not None and reference_volume is None:
         raise FramesError(f"a selection with 'volume_range' needs {REFERENCE_VOLUME!r}, the volume it is relative to")
+    frames = dataset.frames.select(indices)
     return DatasetData(
-        frames_at_random_volumes(dataset.frames.select(indices), choice.volume_range, reference_volume, choice.seed)
+        frames_in_random_cells(frames, choice.volume_range, reference_volume, choice.seed, choice.largest_shear)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
@@ -28,7 +27,7 @@ def make_batches(
     """
     frames, kinds = dataset.frames, None
     if level is not None:
-        kinds = np.where(frames.pbc.all(axis=1), grid_numbers(level.get_dict(), frames.cells), 0)
+        kinds = grid_numbers(level.get_dict(), frames)
     batches = batch_indices(frames, frames_per_job.value, mixed=mixed.value, kinds=kinds)
     return {f"{BATCH}{number:04d}": DatasetData.subset(dataset, part) for number, part in enumerate(batches)}
 

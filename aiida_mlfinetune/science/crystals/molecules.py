@@ -143,16 +143,29 @@ def scale_rigid(atoms: Atoms, molecules: Molecules, volume: float) -> Atoms:
     """
     if not volume > 0:
         raise MoleculesError(f"cannot scale a crystal to {volume} cubic angstrom: give a positive volume")
+    return deform_rigid(atoms, molecules, (volume / atoms.get_volume()) ** (1.0 / 3.0) * np.eye(3))
+
+
+def deform_rigid(atoms: Atoms, molecules: Molecules, deformation: FloatArray) -> Atoms:
+    """Return a frame whose cell and centres of mass are multiplied by ``deformation``, with its molecules kept rigid.
+
+    Args:
+        atoms: a periodic frame.
+        molecules: as for ``scale_rigid``.
+        deformation: F (3, 3), symmetric: a position r becomes r F.
+
+    Raises:
+        MoleculesError: the molecules are not those of these atoms.
+    """
     if len(atoms) != len(molecules.index):
         raise MoleculesError(f"molecules of {len(molecules.index)} atoms do not fit a frame of {len(atoms)} atoms")
-    factor = (volume / atoms.get_volume()) ** (1.0 / 3.0)
     positions = molecules.unwrap(atoms)
     centres = centres_of_mass(positions, atoms.get_masses(), molecules.index)[molecules.index]
-    scaled = Atoms(numbers=atoms.numbers, cell=factor * atoms.cell.array, pbc=atoms.pbc)
+    deformed = Atoms(numbers=atoms.numbers, cell=atoms.cell.array @ deformation, pbc=atoms.pbc)
     if atoms.has("masses"):
-        scaled.set_masses(atoms.get_masses())
-    scaled.positions = positions + (factor - 1.0) * centres
-    return scaled
+        deformed.set_masses(atoms.get_masses())
+    deformed.positions = positions + centres @ (deformation - np.eye(3))
+    return deformed
 
 
 def centres_of_mass(positions: FloatArray, masses: FloatArray, index: IntArray) -> FloatArray:

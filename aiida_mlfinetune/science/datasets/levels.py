@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aiida_mlfinetune.common.enums import EnergyKind
 from aiida_mlfinetune.common.errors import LabelsError
 from aiida_mlfinetune.common.jsonable import plain_json
-from aiida_mlfinetune.science.datasets.reference_cells import LARGEST_STRAIN, strains
+from aiida_mlfinetune.science.datasets.reference_cells import joined_references
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -61,13 +61,10 @@ class Level:
         crystals may be joined, those of one crystal only if they have one reference cell.
         """
         mine, theirs = (dict(level.settings) for level in (self, other))
-        references, more = mine.pop(GRID_CELLS, []), theirs.pop(GRID_CELLS, [])
-        if replace(self, settings=mine) != replace(other, settings=theirs):
+        references = joined_references(mine.pop(GRID_CELLS, {}), theirs.pop(GRID_CELLS, {}))
+        if references is None or replace(self, settings=mine) != replace(other, settings=theirs):
             return None
-        new = [cell for cell in more if cell not in references]
-        if references and any(strains(references, cell).min() <= LARGEST_STRAIN for cell in new):
-            return None
-        return replace(self, settings={**mine, GRID_CELLS: [*references, *new]}) if references or new else self
+        return replace(self, settings={**mine, GRID_CELLS: references}) if references else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the level as plain JSON types."""

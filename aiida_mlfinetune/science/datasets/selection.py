@@ -13,6 +13,7 @@ from aiida_mlfinetune.common.errors import FramesError
 from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.science.datasets.levels import FloatArray, IntArray
 
+MOST_SHEAR = 0.5
 GREEDY_LIMIT = 2000
 """Groups of more frames than this are ordered in time: the greedy order costs the square of their number."""
 
@@ -34,6 +35,7 @@ class Selection:
         seed: of the random numbers; required where there are any.
         equilibration: the fraction of the frames, from the start, that is left out, 0 <= fraction < 1.
         volume_range: lowest and highest volume, relative to a reference volume, that cells are rescaled to.
+        largest_shear: of cells, at random and at constant volume: by how much they are stretched at most.
     """
 
     n_frames: int
@@ -41,6 +43,7 @@ class Selection:
     seed: int | None = None
     equilibration: float = 0.0
     volume_range: tuple[float, float] | None = None
+    largest_shear: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values and turn plain JSON types into their own.
@@ -64,8 +67,17 @@ class Selection:
             if not 0 < low <= high:
                 raise FramesError(f"the selection's volume_range is [{low}, {high}]: give 0 < lowest <= highest")
             object.__setattr__(self, "volume_range", (low, high))
-        if self.seed is None and (self.method is SelectionMethod.RANDOM or self.volume_range is not None):
+        if not 0 <= self.largest_shear < MOST_SHEAR:
+            raise FramesError(
+                f"the selection's largest_shear is {self.largest_shear}: give at least 0 and less than {MOST_SHEAR}"
+            )
+        if self.seed is None and (self.method is SelectionMethod.RANDOM or self.changes_cells):
             raise FramesError("the selection draws random numbers: give it a 'seed', so that it can be repeated")
+
+    @property
+    def changes_cells(self) -> bool:
+        """Whether the frames taken have other cells than in the trajectory."""
+        return self.volume_range is not None or self.largest_shear > 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Selection:

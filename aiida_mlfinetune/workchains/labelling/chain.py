@@ -28,6 +28,7 @@ from aiida_mlfinetune.common.resources import mpi_processes
 from aiida_mlfinetune.data.dataset import DatasetData
 from aiida_mlfinetune.data.model import MaceModelData
 from aiida_mlfinetune.science.datasets.checks import frames_problem
+from aiida_mlfinetune.science.datasets.frames import Frames
 from aiida_mlfinetune.workchains.labelling.engines import ENGINES, Engine, engine_of, find_level
 from aiida_mlfinetune.workchains.protocols import ProtocolMixin, merge
 
@@ -149,7 +150,7 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
             spec = find_level(level or inputs["level"], inputs["level_overrides"])
         engine = engine_of(spec)
         if engine.expect is not None:
-            spec = engine.expect(spec, [crystal.cell for crystal in crystals if all(crystal.pbc)])
+            spec = engine.expect(spec, Frames.from_atoms([crystal.get_ase() for crystal in crystals]))
         if dataset is not None and engine.settle is not None:
             spec = engine.settle(spec, dataset.frames)
         builder = cls.get_builder()
@@ -204,7 +205,8 @@ class LabellingWorkChain(ProtocolMixin, WorkChain):
                 self.report(f"warning: {warning}")
         mixed = orm.Bool(self.engine.mixes_compositions)
         size = orm.Int(self.inputs.dataset.n_frames) if self.engine.own_queue else self.inputs.frames_per_job
-        several = {"level": self.ctx.level} if len(self.ctx.level.get_dict().get("grid_cells") or []) > 1 else {}
+        references = self.ctx.level.get_dict().get("grid_cells") or {}
+        several = {"level": self.ctx.level} if any(len(cells) > 1 for cells in references.values()) else {}
         batches = make_batches(self.inputs.dataset, size, mixed, **several)
         self.ctx.queue = [_task(batches[name]) for name in sorted(batches)]
         self.ctx.running, self.ctx.pieces, self.ctx.count, self.ctx.submitted = [], {}, 0, 0

@@ -14,7 +14,6 @@ from typing import Any
 
 from aiida import orm
 from aiida.engine import Process
-from numpy.typing import ArrayLike
 
 from aiida_mlfinetune.calculations.ase_label import AseLabelCalculation, ase_inputs_problem, check_ase_level
 from aiida_mlfinetune.calculations.cp2k_cells import as_labelled, with_grid_cells
@@ -50,8 +49,7 @@ class Engine:
         ladder: returns the rungs for a level, each with a ``name``; None for an engine that has none.
         settle: returns a level with what has to be the same for all frames settled by them; None if there is no such.
         settle_node: the same for nodes, as a step of the graph.
-        expect: returns a level with what the cells (n, 3, 3) of crystals settle, of which there will be frames; None if
-            there is no such.
+        expect: returns a level with what crystals settle, of which there will be frames; None if there is no such.
         check_rung: raises ``StudyError`` on a rung that is not one for this engine, or that may change the labels.
         as_labelled: returns a level with what labels that were made at it share, from their settings; None if there is
             no such.
@@ -71,7 +69,7 @@ class Engine:
     check_rung: Callable[[Mapping[str, Any]], None] | None = None
     settle: Callable[[Mapping[str, Any], Frames], dict[str, Any]] | None = None
     settle_node: Callable[[orm.Dict, DatasetData], orm.Dict] | None = None
-    expect: Callable[[Mapping[str, Any], ArrayLike], dict[str, Any]] | None = None
+    expect: Callable[[Mapping[str, Any], Frames], dict[str, Any]] | None = None
     as_labelled: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     warning: Callable[[Mapping[str, Any], Frames], str | None] | None = None
 

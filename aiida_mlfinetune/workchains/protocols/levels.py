@@ -24,9 +24,9 @@ def load_level(name: str, overrides: Mapping[str, Any] | None = None) -> dict[st
 
     ``overrides`` is laid over it; change ``key`` along with whatever changes the numbers, so that labels of both levels
     can live on the same frames. ``kpoints`` may be asked of levels that bear them: ``{"mesh": [2, 2, 1]}``, which holds
-    the Gamma point, or ``{"spacing_per_A": 0.3}``; and ``grid_cells``, a list of reference cells (3, 3) in angstrom
-    whose grids the frames of each crystal share. What depends on the cells is left open here unless it is given: see
-    ``settle_level``.
+    the Gamma point, or ``{"spacing_per_A": 0.3}``; and ``grid_cells``, by formula of the cell a list of reference
+    cells (3, 3) in angstrom whose grids the frames of each crystal share. What depends on the cells is left open here
+    unless it is given: see ``settle_for``.
 
     Raises:
         StudyError: an unknown name or entry, CP2K keys that cannot be right, or k-points of a level that has none.

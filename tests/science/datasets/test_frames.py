@@ -79,14 +79,14 @@ def test_labels_of_different_crystals_may_have_different_grids():
     cells = {"a": np.eye(3) * 5.0, "b": np.eye(3) * 8.0, "like a": np.eye(3) * 5.1}
 
     def labelled(*names):
-        settings = {"parameters": {"CUTOFF": 280}, "grid_cells": [cells[name].tolist() for name in names]}
+        settings = {"parameters": {"CUTOFF": 280}, "grid_cells": {"C4O8": [cells[name].tolist() for name in names]}}
         level = Level("dft/cp2k", settings=settings if names else {"parameters": {"CUTOFF": 280}})
         return make_frames(1, 0, seed=len(names)).with_labels(Labels.build(level, np.array([0, 12]), np.zeros(1)))
 
     for names, joined in {("a", "b"): ["a", "b"], ("a", "a"): ["a"], ("", "b"): ["b"], ("b", ""): ["b"]}.items():
         parts = [labelled(*filter(None, [name])) for name in names]
         level = Frames.concatenate(parts).labels("dft/cp2k").level
-        assert level.settings["grid_cells"] == [cells[name].tolist() for name in joined]
+        assert level.settings["grid_cells"] == {"C4O8": [cells[name].tolist() for name in joined]}
     assert "grid_cells" not in Frames.concatenate([labelled(), labelled()]).labels("dft/cp2k").level.settings
     both = Frames.concatenate([labelled("a", "b"), labelled("b")]).labels("dft/cp2k").level
     assert both == labelled("a", "b").labels("dft/cp2k").level

@@ -40,12 +40,14 @@ def test_one_key_with_two_meanings_is_refused(labelled_frames):
 
 
 def test_reference_cells_of_two_crystals_are_joined():
-    levels = [Level("dft/cp2k", settings={"grid_cells": [(np.eye(3) * edge).tolist()]}) for edge in (5.0, 8.0, 5.1)]
+    levels = [
+        Level("dft/cp2k", settings={"grid_cells": {"C4O8": [(np.eye(3) * edge).tolist()]}}) for edge in (5.0, 8.0, 5.1)
+    ]
     frames, other, same = (
         make_frames(1, 0).with_labels(Labels.build(level, np.array([0, 12]), np.zeros(1))) for level in levels
     )
     merged = transfer_labels(frames, other).labels("dft/cp2k")
-    assert merged.level.settings["grid_cells"] == [(np.eye(3) * edge).tolist() for edge in (5.0, 8.0)]
+    assert merged.level.settings["grid_cells"] == {"C4O8": [(np.eye(3) * edge).tolist() for edge in (5.0, 8.0)]}
     with pytest.raises(LabelsError, match="means different things"):
         transfer_labels(frames, same)
 

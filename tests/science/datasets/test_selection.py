@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aiida_mlfinetune.common.errors import FramesError, MoleculesError
-from aiida_mlfinetune.science.crystals.volumes import frames_at_random_volumes
+from aiida_mlfinetune.science.crystals.volumes import frames_in_random_cells
 from aiida_mlfinetune.science.datasets.frames import Frames
+from aiida_mlfinetune.science.datasets.reference_cells import strains
 from aiida_mlfinetune.science.datasets.selection import (
     Selection,
     SelectionMethod,
@@ -47,6 +48,8 @@ def test_more_frames_than_there_are_is_refused():
         ({"n_frames": 0, "seed": 1}, "take at least one frame"),
         ({"n_frames": 5}, "give it a 'seed'"),
         ({"n_frames": 5, "method": "stride", "volume_range": [1, 1.1]}, "give it a 'seed'"),
+        ({"n_frames": 5, "method": "stride", "largest_shear": 0.1}, "give it a 'seed'"),
+        ({"n_frames": 5, "seed": 1, "largest_shear": 0.5}, "less than 0.5"),
         ({"n_frames": 5, "seed": 1, "method": "magic"}, r"use one of \['random', 'stride'\]"),
         ({"n_frames": 5, "seed": 1, "equilibration": 1.0}, "less than 1"),
         ({"n_frames": 5, "seed": 1, "equilibration": -0.1}, "at least 0"),
@@ -65,7 +68,7 @@ def test_selections_that_make_no_sense_are_refused(values, message):
 
 def test_volumes_are_drawn_from_the_range_and_molecules_stay_rigid():
     frames = make_frames(6, 0)
-    scaled = frames_at_random_volumes(frames, (1.0, 1.2), 200.0, seed=5)
+    scaled = frames_in_random_cells(frames, (1.0, 1.2), 200.0, seed=5)
     assert ((scaled.volumes >= 200.0) & (scaled.volumes <= 240.0)).all()
     assert np.ptp(scaled.volumes) > 5
     np.testing.assert_array_equal(scaled.steps, frames.steps)
@@ -81,27 +84,42 @@ def test_volumes_are_drawn_from_the_range_and_molecules_stay_rigid():
         assert np.linalg.norm(centres[1][1] - centres[1][0]) == pytest.approx(
             ratio * np.linalg.norm(centres[0][1] - centres[0][0]), rel=0.02
         )
-    again = frames_at_random_volumes(frames, (1.0, 1.2), 200.0, seed=5)
+    again = frames_in_random_cells(frames, (1.0, 1.2), 200.0, seed=5)
     assert again.content_hash() == scaled.content_hash()
+
+
+def test_cells_are_sheared_at_random_and_keep_their_volume():
+    frames = make_frames(20, 0)
+    sheared = frames_in_random_cells(frames, None, None, 5, largest_shear=0.1)
+    np.testing.assert_allclose(sheared.volumes, frames.volumes, rtol=1e-12)
+    stretches = [strains([old], new)[0] for old, new in zip(frames.cells, sheared.cells, strict=True)]
+    assert 0.08 < max(stretches) < np.expm1(0.1) + 1e-12
+    assert min(stretches) < 0.03
+    shears = np.array([np.linalg.solve(old, new) for old, new in zip(frames.cells, sheared.cells, strict=True)])
+    assert (np.abs(shears.mean(axis=0) - np.eye(3)) < 0.03).all()  # in no direction more than in another
+    for old, new in zip(frames, sheared, strict=True):
+        assert new.get_distance(0, 1, mic=True) == pytest.approx(old.get_distance(0, 1, mic=True), abs=1e-10)
+    both = frames_in_random_cells(frames, (1.0, 1.2), 200.0, 5, largest_shear=0.1)
+    np.testing.assert_allclose(both.volumes, frames_in_random_cells(frames, (1.0, 1.2), 200.0, 5).volumes, rtol=1e-12)
 
 
 def test_labels_do_not_survive_a_new_volume(labelled_frames):
     crystals = labelled_frames.select(range(4))
-    assert not frames_at_random_volumes(crystals, (1.0, 1.1), 200.0, seed=1).labels_by_level
+    assert not frames_in_random_cells(crystals, (1.0, 1.1), 200.0, seed=1).labels_by_level
 
 
 def test_a_molecule_has_no_volume_to_change(plain_frames):
     with pytest.raises(FramesError, match=r"frames \[4, 5, 6\] are not periodic"):
-        frames_at_random_volumes(plain_frames, (1.0, 1.1), 200.0, seed=1)
+        frames_in_random_cells(plain_frames, (1.0, 1.1), 200.0, seed=1)
     with pytest.raises(FramesError, match="reference volume"):
-        frames_at_random_volumes(plain_frames.select([0]), (1.0, 1.1), 0.0, seed=1)
+        frames_in_random_cells(plain_frames.select([0]), (1.0, 1.1), 0.0, seed=1)
 
 
 def test_a_network_is_no_molecular_crystal():
     from ase.build import bulk
 
     with pytest.raises(MoleculesError):
-        frames_at_random_volumes(Frames.from_atoms([bulk("Si", cubic=True)]), (1.0, 1.1), 200.0, seed=1)
+        frames_in_random_cells(Frames.from_atoms([bulk("Si", cubic=True)]), (1.0, 1.1), 200.0, seed=1)
 
 
 def path_length(frames: Frames, order) -> float:
