@@ -133,8 +133,7 @@ def as_labelled(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
     own = {name: settings[name] for name in ("exchange", "kpoints", "grid_cells") if settings.get(name)}
     settled = settle_level({**spec, **own})
     for formula, cells in (spec.get("grid_cells") or {}).items():
-        known = settled.get("grid_cells") or {}
-        settled["grid_cells"] = with_references(known, [formula] * len(cells), cells)
+        settled["grid_cells"] = with_references(settled["grid_cells"], [formula] * len(cells), cells)
     return settled
 
 
